@@ -1,0 +1,36 @@
+"""The contract between an algorithm and the driver."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+
+AgentState = Any  # one frozen pytree: everything the algorithm carries, its random key included
+Metrics = dict[str, chex.Array]  # scalars, named `part/quantity`
+
+
+class Agent(NamedTuple):
+    """One algorithm for ONE seed, as pure functions; `experiment.seeds.lift` runs it for several.
+
+    Attributes:
+      init: `(key) -> state`. The state keeps a key of its own, so no other function is given one.
+      explore: `(state, observation [O]) -> (state, action [A])`, before learning starts.
+      observe: `(state, transition) -> state`, stores a transition without learning.
+      step: `(state, transition, next_observation [O]) -> (state, action [A], metrics)`. One compiled
+        program per environment step: stores the transition, does the gradient updates, and
+        chooses the action for `next_observation`.
+      refresh: `(state) -> (state, metrics)`, every `refresh_every` steps of learning, before `step`:
+        fits the model and generates rollouts. `None` for model-free agents.
+      policy: `(state) -> policy_params`, what `act` needs.
+      act: `(policy_params, observations [N, O]) -> actions [N, A]`, greedy, for evaluation.
+      refresh_every: environment steps between refreshes; 0 without `refresh`.
+    """
+
+    init: Callable[[chex.PRNGKey], AgentState]
+    explore: Callable[[AgentState, chex.Array], tuple[AgentState, chex.Array]]
+    observe: Callable[[AgentState, Any], AgentState]
+    step: Callable[[AgentState, Any, chex.Array], tuple[AgentState, chex.Array, Metrics]]
+    refresh: Callable[[AgentState], tuple[AgentState, Metrics]] | None
+    policy: Callable[[AgentState], Any]
+    act: Callable[[Any, chex.Array], chex.Array]
+    refresh_every: int

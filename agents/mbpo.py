@@ -1,0 +1,111 @@
+"""Model-based policy optimisation (Janner et al. 2019, arXiv 1906.08253, algorithm 2).
+
+Every `model.train_every` environment steps `refresh` fits the ensemble to the real data and fills a replay
+with short rollouts of the current policy in it; every step does soft actor-critic updates on batches
+that mix the two. The model objective and the rollout filter are the parts other algorithms swap.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from ml_collections import ConfigDict
+
+from agents import sac
+from agents.base import Agent, Metrics
+from agents.sac import SACState
+from envs.spec import EnvSpec
+from models.ensemble import make_ensemble
+from models.fit import ModelState, make_fit
+from models.objectives import OBJECTIVES, Context
+from models.rollout import FILTERS, make_rollout, rollout_length
+from replay import ReplayState, Transition, buffer, example_transition
+
+
+@struct.dataclass
+class MBPOState:
+    """Everything the agent carries."""
+
+    key: chex.PRNGKey
+    env_steps: chex.Array  # int32 [], transitions observed
+    sac: SACState
+    model: ModelState
+    filter: chex.ArrayTree  # state of the RolloutFilter
+    replay: ReplayState  # real transitions
+    model_replay: ReplayState  # generated transitions, all rollout lengths of the run fit in
+
+
+def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
+    """Builds the agent of a resolved configuration."""
+    rollout = config.rollout
+    policy_learner = sac.make_sac(config, spec)
+    ensemble = make_ensemble(config, spec)
+    model_learner = make_fit(config, ensemble, OBJECTIVES[config.model.objective](config, ensemble))
+    rollout_filter = FILTERS[rollout.filter](config, spec)
+    generate = make_rollout(config, spec, ensemble, rollout_filter, policy_learner.sample)
+    batch_real = int(config.sac.batch_size * rollout.real_ratio)
+
+    def window(env_steps: chex.Numeric) -> chex.Numeric:
+        """Model transitions in use: those of the last `retain_steps` if no branch had ended early."""
+        length = rollout_length(rollout.schedule, env_steps - config.initial_steps)
+        refreshes = max(rollout.retain_steps // config.model.train_every, 1)
+        return length * rollout.starts * refreshes
+
+    model_capacity = max(int(window(step)) for step in (config.initial_steps, config.total_steps))
+
+    def init(key: chex.PRNGKey) -> MBPOState:
+        key, sac_key, model_key, filter_key = jax.random.split(key, 4)
+        example = example_transition(spec.observation_size, spec.action_size)
+        return MBPOState(
+            key=key,
+            env_steps=jnp.zeros((), jnp.int32),
+            sac=policy_learner.init(sac_key),
+            model=model_learner.init(model_key),
+            filter=rollout_filter.init(filter_key),
+            replay=buffer.init(config.replay_capacity, example),
+            model_replay=buffer.init(model_capacity, example),
+        )
+
+    def refresh(state: MBPOState) -> tuple[MBPOState, Metrics]:
+        key, fit_key, filter_key, rollout_key = jax.random.split(state.key, 4)
+        context = Context(
+            policy=state.sac.policy,
+            critics=state.sac.critics,
+            target_critics=state.sac.target_critics,
+            log_temperature=state.sac.log_temperature,
+            normalizers=state.model.normalizers,
+        )
+        model, fit_metrics = model_learner.fit(state.model, state.replay, context, fit_key)
+        filter_state, filter_metrics = rollout_filter.update(
+            state.filter, state.replay, model, filter_key
+        )
+        length = rollout_length(rollout.schedule, state.env_steps - config.initial_steps)
+        model_replay, rollout_metrics = generate(
+            model,
+            state.sac.policy,
+            filter_state,
+            state.replay,
+            state.model_replay,
+            length,
+            rollout_key,
+        )
+        state = state.replace(key=key, model=model, filter=filter_state, model_replay=model_replay)
+        return state, fit_metrics | filter_metrics | rollout_metrics
+
+    def sample_batch(state: MBPOState, key: chex.PRNGKey) -> Transition:
+        real_key, model_key = jax.random.split(key)
+        real = buffer.sample(state.replay, real_key, batch_real)
+        model = buffer.sample(
+            state.model_replay,
+            model_key,
+            config.sac.batch_size - batch_real,
+            window(state.env_steps),
+        )
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, model)
+
+    return Agent(
+        init=init,
+        refresh=refresh,
+        refresh_every=config.model.train_every,
+        **sac.interaction(config, spec, policy_learner, sample_batch),
+    )

@@ -1,0 +1,24 @@
+"""What an algorithm name stands for. Needs no JAX, so a misspelt name is reported at once."""
+
+from typing import NamedTuple
+
+
+class Recipe(NamedTuple):
+    """One algorithm, as a choice for each swap point.
+
+    Attributes:
+      agent: module in `agents/` that composes the parts.
+      objective: model training loss, a name in `models.objectives.OBJECTIVES`; `None` without a
+        model.
+      filter: rollout filter, a name in `models.rollout.FILTERS`; `None` without model rollouts.
+    """
+
+    agent: str
+    objective: str | None
+    filter: str | None
+
+
+RECIPES: dict[str, Recipe] = {
+    "sac": Recipe("sac", None, None),
+    "mbpo": Recipe("mbpo", "mle", "none"),
+}

@@ -1,0 +1,232 @@
+"""Soft actor-critic (Haarnoja et al. 2018b, arXiv 1812.05905): the update, and the model-free agent.
+
+The update is used by every agent of this code base that learns a continuous policy.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from ml_collections import ConfigDict
+
+from agents import policies
+from agents.base import Agent, Metrics
+from envs.spec import EnvSpec
+from models.mlp import MLP, init_ensemble
+from replay import ReplayState, Transition, buffer, example_transition
+
+
+@struct.dataclass
+class SACState:
+    """Everything the update carries."""
+
+    policy: chex.ArrayTree  # network: observation [O] -> mean and log std [2A]
+    critics: chex.ArrayTree  # leading axis C: networks (observation, action) -> Q
+    target_critics: chex.ArrayTree  # Polyak average of the critics
+    log_temperature: chex.Array  # [], log of the entropy coefficient alpha
+    optimizer: optax.OptState  # of (policy, critics, log_temperature), in this order
+    updates: chex.Array  # int32 [], gradient updates done
+
+
+class SAC(NamedTuple):
+    """The functions of one soft actor-critic.
+
+    Attributes:
+      init: `(key) -> SACState`.
+      update: `(state, batch of Transition [B, ...], key) -> (state, metrics)`.
+      sample: `(policy_params, observation [..., O], key) -> action [..., A]`.
+      greedy: `(policy_params, observation [..., O]) -> action [..., A]`.
+    """
+
+    init: Callable[[chex.PRNGKey], SACState]
+    update: Callable[[SACState, Transition, chex.PRNGKey], tuple[SACState, Metrics]]
+    sample: Callable[[chex.ArrayTree, chex.Array, chex.PRNGKey], chex.Array]
+    greedy: Callable[[chex.ArrayTree, chex.Array], chex.Array]
+
+
+def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
+    """Builds the update from a resolved configuration (its `sac` block and `discount`)."""
+    hyper, discount = config.sac, config.discount
+    size = {"width": hyper.hidden_width, "depth": hyper.hidden_depth}
+    policy_net = MLP(2 * spec.action_size, **size)
+    critic_net = MLP(1, **size, layer_norm=hyper.layer_norm)
+    adam = optax.adam(hyper.learning_rate)
+
+    def init(key: chex.PRNGKey) -> SACState:
+        policy_key, critic_key = jax.random.split(key)
+        policy = policy_net.init(policy_key, jnp.zeros(spec.observation_size))
+        inputs = spec.observation_size + spec.action_size
+        critics = init_ensemble(critic_net, critic_key, hyper.num_critics, inputs)
+        log_temperature = jnp.log(hyper.initial_temperature)
+        return SACState(
+            policy=policy,
+            critics=critics,
+            target_critics=jax.tree.map(jnp.copy, critics),
+            log_temperature=log_temperature,
+            optimizer=(adam.init(policy), adam.init(critics), adam.init(log_temperature)),
+            updates=jnp.zeros((), jnp.int32),
+        )
+
+    def distribution(policy: chex.ArrayTree, observation: chex.Array):
+        return policies.tanh_gaussian(policy_net.apply(policy, observation))
+
+    def q_values(critics: chex.ArrayTree, observation: chex.Array, action: chex.Array):
+        inputs = jnp.concatenate([observation, action], axis=-1)
+        return jax.vmap(critic_net.apply, in_axes=(0, None))(critics, inputs)[..., 0]  # [C, B]
+
+    def critic_loss(critics: chex.ArrayTree, batch: Transition, target: chex.Array):
+        q = q_values(critics, batch.observation, batch.action)
+        return 0.5 * jnp.square(q - target[None]).mean(axis=1).sum(), q.mean()
+
+    def policy_loss(policy: chex.ArrayTree, state: SACState, batch: Transition, key: chex.PRNGKey):
+        action, log_prob = distribution(policy, batch.observation).sample_and_log_prob(seed=key)
+        q = q_values(state.critics, batch.observation, action).min(axis=0)
+        return (jnp.exp(state.log_temperature) * log_prob - q).mean(), log_prob.mean()
+
+    def update(state: SACState, batch: Transition, key: chex.PRNGKey) -> tuple[SACState, Metrics]:
+        target_key, policy_key = jax.random.split(key)
+        policy_opt, critic_opt, temperature_opt = state.optimizer
+
+        next_action, next_log_prob = distribution(
+            state.policy, batch.next_observation
+        ).sample_and_log_prob(seed=target_key)
+        next_q = q_values(state.target_critics, batch.next_observation, next_action).min(axis=0)
+        next_value = next_q - jnp.exp(state.log_temperature) * next_log_prob
+        target = batch.reward + discount * (1.0 - batch.terminated) * next_value
+
+        (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(
+            state.critics, batch, target
+        )
+        critics, critic_opt = _descend(adam, grads, critic_opt, state.critics)
+        state = state.replace(critics=critics)
+
+        (pi_loss, log_prob), grads = jax.value_and_grad(policy_loss, has_aux=True)(
+            state.policy, state, batch, policy_key
+        )
+        policy, policy_opt = _descend(adam, grads, policy_opt, state.policy)
+
+        log_temperature = state.log_temperature
+        if hyper.learn_temperature:
+            # d/d(log alpha) of -log(alpha) (log pi + target entropy): eq. 18 in its usual log form
+            grad = -(log_prob + hyper.target_entropy)
+            log_temperature, temperature_opt = _descend(
+                adam, grad, temperature_opt, log_temperature
+            )
+
+        updates = state.updates + 1
+        rate = jnp.where(updates % hyper.target_update_every == 0, hyper.target_update_rate, 0.0)
+        state = state.replace(
+            policy=policy,
+            target_critics=optax.incremental_update(critics, state.target_critics, rate),
+            log_temperature=log_temperature,
+            optimizer=(policy_opt, critic_opt, temperature_opt),
+            updates=updates,
+        )
+        metrics = {
+            "critic/loss": q_loss,
+            "critic/q": q_mean,
+            "critic/target": target.mean(),
+            "policy/loss": pi_loss,
+            "policy/entropy": -log_prob,
+            "policy/temperature": jnp.exp(log_temperature),
+        }
+        return state, metrics
+
+    def sample(policy: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey) -> chex.Array:
+        return distribution(policy, observation).sample(seed=key)
+
+    def greedy(policy: chex.ArrayTree, observation: chex.Array) -> chex.Array:
+        return policies.greedy(policy_net.apply(policy, observation))
+
+    return SAC(init, update, sample, greedy)
+
+
+def _descend(optimizer: optax.GradientTransformation, grads, opt_state, params):
+    updates, opt_state = optimizer.update(grads, opt_state)
+    return optax.apply_updates(params, updates), opt_state
+
+
+@struct.dataclass
+class SACAgentState:
+    """State of the model-free agent."""
+
+    key: chex.PRNGKey
+    env_steps: chex.Array  # int32 [], transitions observed
+    sac: SACState
+    replay: ReplayState
+
+
+def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
+    """Builds the model-free agent of a resolved configuration."""
+    learner = make_sac(config, spec)
+
+    def init(key: chex.PRNGKey) -> SACAgentState:
+        key, sac_key = jax.random.split(key)
+        example = example_transition(spec.observation_size, spec.action_size)
+        return SACAgentState(
+            key=key,
+            env_steps=jnp.zeros((), jnp.int32),
+            sac=learner.init(sac_key),
+            replay=buffer.init(config.replay_capacity, example),
+        )
+
+    def sample_batch(state: SACAgentState, key: chex.PRNGKey) -> Transition:
+        return buffer.sample(state.replay, key, config.sac.batch_size)
+
+    return Agent(
+        init=init,
+        refresh=None,
+        refresh_every=0,
+        **interaction(config, spec, learner, sample_batch),
+    )
+
+
+def interaction(
+    config: ConfigDict,
+    spec: EnvSpec,
+    learner: SAC,
+    sample_batch: Callable[[Any, chex.PRNGKey], Transition],
+) -> dict[str, Callable]:
+    """Returns the members of an `Agent` that act and learn with soft actor-critic.
+
+    Its state has the fields `key`, `env_steps`, `sac` and `replay`; `sample_batch(state, key)` draws the
+    transitions [B, ...] of one gradient update from it.
+    """
+
+    def explore(state: Any, observation: chex.Array) -> tuple[Any, chex.Array]:
+        del observation
+        key, action_key = jax.random.split(state.key)
+        action = jax.random.uniform(action_key, (spec.action_size,), minval=-1.0, maxval=1.0)
+        return state.replace(key=key), action
+
+    def observe(state: Any, transition: Transition) -> Any:
+        replay = buffer.add(state.replay, transition)
+        return state.replace(replay=replay, env_steps=state.env_steps + 1)
+
+    def step(
+        state: Any, transition: Transition, next_observation: chex.Array
+    ) -> tuple[Any, chex.Array, Metrics]:
+        state = observe(state, transition)
+        key, update_key, action_key = jax.random.split(state.key, 3)
+
+        def update(learned: SACState, key: chex.PRNGKey) -> tuple[SACState, Metrics]:
+            batch_key, key = jax.random.split(key)
+            return learner.update(learned, sample_batch(state, batch_key), key)
+
+        keys = jax.random.split(update_key, config.updates_per_step)
+        learned, metrics = jax.lax.scan(update, state.sac, keys)
+        action = learner.sample(learned.policy, next_observation, action_key)
+        metrics = jax.tree.map(jnp.mean, metrics)
+        return state.replace(key=key, sac=learned), action, metrics
+
+    return {
+        "explore": explore,
+        "observe": observe,
+        "step": step,
+        "policy": lambda state: state.sac.policy,
+        "act": learner.greedy,
+    }

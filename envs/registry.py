@@ -1,0 +1,391 @@
+"""From an environment's id to the environment and to its `EnvSpec`.
+
+This is the one place that talks to Gymnasium and the one place where actions are scaled: whatever
+`make` returns shows float32 vectors and takes actions in [-1, 1].
+
+Environments of your own are registered next to the built-in ones:
+
+    register("MyEnv-v0", termination=my_termination)
+
+in a module that is named in front of the id, `my_package.my_envs:MyEnv-v0`.
+"""
+
+import difflib
+import functools
+import importlib
+import inspect
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs import rewards, terminations
+from envs.spec import EnvSpec, RewardFn, TerminationFn
+from errors import UserError
+
+EnvFactory = Callable[..., gymnasium.Env]
+"""Takes nothing, or the keyword `render_mode`; the time limit is part of what it returns."""
+
+_TRUNCATED_SIZES = {"Ant": terminations.ANT_STATE_SIZE, "Humanoid": 45}  # qpos[2:] and qvel
+
+_MUJOCO_FAMILIES = (
+    "Ant",
+    "AntTruncated",
+    "HalfCheetah",
+    "Hopper",
+    "Humanoid",
+    "HumanoidStandup",
+    "HumanoidTruncated",
+    "InvertedDoublePendulum",
+    "InvertedPendulum",
+    "Pusher",
+    "Reacher",
+    "Swimmer",
+    "Walker2d",
+)
+
+_REGISTRATION = """\
+from envs import register, terminations
+def terminated(observation, action, next_observation):
+    return next_observation[..., 0] < 0.2  # your condition; if there is none: terminations.never
+register("{name}", termination=terminated)
+"""
+
+
+class _Entry(NamedTuple):
+    termination: TerminationFn
+    reward: RewardFn | None
+    make: EnvFactory
+
+
+_entries: dict[str, _Entry] = {}
+_specs: dict[str, EnvSpec] = {}
+
+
+def register(
+    env_id: str,
+    *,
+    termination: TerminationFn,
+    reward: RewardFn | None = None,
+    make: EnvFactory | None = None,
+) -> None:
+    """Makes an environment known under `env_id`, in place of an earlier one of that id.
+
+    Args:
+      env_id: `MyEnv-v0`; a module in front of it is left out.
+      termination: `(observation [..., O], action [..., A], next_observation [..., O]) ->
+        terminated [...]` (bool), in `jax.numpy`; actions in [-1, 1]. `terminations.never` if
+        episodes end only by their time limit.
+      reward: the same arguments `-> reward [...]` (float); None if it has to be learned.
+      make: creates the environment, time limit included; `gymnasium.make(env_id)` by default. It is
+        given `render_mode` if it has a parameter of that name.
+
+    Raises:
+      UserError: `termination`, `reward` or `make` is not a function.
+    """
+    functions = {"termination": termination, "reward": reward, "make": make}
+    for argument, function in functions.items():
+        if not callable(function) and (argument == "termination" or function is not None):
+            raise UserError(
+                f"register({env_id!r}, ...) was given {argument}={function!r}, which is not a "
+                f"function. Give a function, as in:\n\n{_REGISTRATION.format(name=env_id)}"
+            )
+    name = env_id.rpartition(":")[2]
+    _entries[name] = _Entry(termination, reward, make or functools.partial(_gym_make, name))
+    _specs.pop(name, None)
+
+
+def registered_ids() -> tuple[str, ...]:
+    """All ids that `make` and `spec` accept, sorted."""
+    return tuple(sorted(_entries))
+
+
+def import_module_for(env_id: str) -> str:
+    """Imports the module in front of `env_id`, so that it can register its environments.
+
+    Args:
+      env_id: `my_package.my_envs:MyEnv-v0`, or an id without a module.
+
+    Returns:
+      The id without the module.
+
+    Raises:
+      UserError: there is no such module.
+    """
+    module, colon, name = env_id.rpartition(":")
+    if not colon:
+        return name
+    missing = UserError(
+        f"The environment {env_id!r} asks for the Python module {module!r}, which was not found. "
+        "Write module:id, as in my_package.my_envs:MyEnv-v0, and start Python in the folder that "
+        "holds the module or add that folder to PYTHONPATH."
+    )
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise missing
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # If the module exists and what it imports itself does not, its traceback is the message.
+        if f"{module}.".startswith(f"{error.name}."):
+            raise missing from error
+        raise
+    return name
+
+
+def make(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
+    """Creates an environment as agents see it.
+
+    Args:
+      env_id: a registered id, with a module in front of it if need be.
+      render_mode: a Gymnasium render mode, for instance "rgb_array".
+
+    Returns:
+      An environment with float32 observations [O] and actions [A] in [-1, 1]; larger actions are
+      clipped. Its time limit is reported as `truncated`.
+
+    Raises:
+      UserError: the id is unknown, the environment cannot be created, or its spaces do not fit.
+    """
+    name = import_module_for(env_id)
+    return _AgentBoundary(_create(name, _find(name).make, render_mode))
+
+
+def spec(env_id: str) -> EnvSpec:
+    """What an algorithm may know about an environment; computed once for each id.
+
+    Args:
+      env_id: a registered id, with a module in front of it if need be.
+
+    Raises:
+      UserError: as for `make`, or a registered function does not map a batch to one value a row.
+    """
+    name = import_module_for(env_id)
+    if name not in _specs:
+        entry = _find(name)
+        environment = _create(name, entry.make)
+        environment_spec = EnvSpec(
+            env_id=name,
+            observation_size=environment.observation_space.shape[0],
+            action_size=environment.action_space.shape[0],
+            action_low=tuple(environment.action_space.low.tolist()),
+            action_high=tuple(environment.action_space.high.tolist()),
+            termination=entry.termination,
+            reward=entry.reward,
+        )
+        environment.close()
+        _check_functions(environment_spec)
+        _specs[name] = environment_spec
+    return _specs[name]._replace(env_id=env_id)
+
+
+class _AgentBoundary(gymnasium.Wrapper):
+    """Observations to float32, actions from [-1, 1] to the environment's box."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        box, seen = env.action_space, env.observation_space
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, box.shape, np.float32)
+        self.observation_space = gymnasium.spaces.Box(
+            seen.low.astype(np.float32), seen.high.astype(np.float32), dtype=np.float32
+        )
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = self.env.reset(**kwargs)
+        return np.array(observation, np.float32), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(self._scaled(action))
+        seen = np.array(observation, np.float32)
+        return seen, float(reward), bool(terminated), bool(truncated), info
+
+    def _scaled(self, action: np.ndarray) -> np.ndarray:
+        # A weighted mean of the two bounds, unlike centre plus half width, is exact at -1, 0 and 1.
+        box = self.env.action_space
+        upper = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
+        return (box.low * (1.0 - upper) + box.high * upper).astype(box.dtype)
+
+
+def _gym_make(gym_id: str, render_mode: str | None = None) -> gymnasium.Env:
+    with warnings.catch_warnings():
+        # Published tables use version 4: choosing it is no mistake.
+        warnings.filterwarnings("ignore", ".* is out of date", DeprecationWarning)
+        # Not every environment has the argument, so it is passed only when it says something.
+        options = {} if render_mode is None else {"render_mode": render_mode}
+        return gymnasium.make(gym_id, **options)
+
+
+def _truncated_make(gym_id: str, size: int, render_mode: str | None = None) -> gymnasium.Env:
+    environment = _gym_make(gym_id, render_mode)
+    seen = environment.observation_space
+    space = gymnasium.spaces.Box(seen.low[:size], seen.high[:size], dtype=seen.dtype)
+    return gymnasium.wrappers.TransformObservation(environment, lambda x: x[:size], space)
+
+
+def _find(name: str) -> _Entry:
+    """The entry of an id without a module.
+
+    Raises:
+      UserError: there is none; the message depends on what Gymnasium knows about the id.
+    """
+    if name in _entries:
+        return _entries[name]
+    _refuse_retired(name)
+    if name in gymnasium.registry:
+        # An environment with unsuitable spaces must not be answered with code that cannot help.
+        _create(name, functools.partial(_gym_make, name)).close()
+        raise UserError(
+            f"Gymnasium knows {name!r}, but nobody has said when its episodes end, which a model "
+            f"needs. Save these four lines as my_envs.py:\n\n{_REGISTRATION.format(name=name)}\n"
+            f"and use the id my_envs:{name}."
+        )
+    known = {known_id.lower(): known_id for known_id in registered_ids()}
+    close = [known[match] for match in difflib.get_close_matches(name.lower(), known)]
+    suggestion = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise UserError(
+        f"There is no environment {name!r}.{suggestion} Known: {', '.join(registered_ids())}. "
+        "An environment of your own is named with its module, as in "
+        "my_package.my_envs:MyEnv-v0."
+    )
+
+
+def _refuse_retired(name: str) -> None:
+    """Raises UserError for versions 0 to 3 of the MuJoCo environments, and for Pusher-v4."""
+    if name == "Pusher-v4":
+        raise UserError("Pusher-v4 runs only with mujoco < 3. Use Pusher-v5.")
+    retired = re.fullmatch(r"(\w+)-v[0-3]", name)
+    if retired is None:
+        return
+    # The original MBPO configurations call the truncated environments AntTruncatedObs-v2.
+    family = retired[1].replace("TruncatedObs", "Truncated")
+    if family in _MUJOCO_FAMILIES:
+        v4 = f"{family}-v4"
+        comparison = f", or {v4} to compare with published tables" if v4 in _entries else ""
+        raise UserError(
+            f"{name!r} is a retired MuJoCo environment: it needs the old mujoco-py. "
+            f"Use {family}-v5{comparison}."
+        )
+
+
+def _create(name: str, factory: EnvFactory, render_mode: str | None = None) -> gymnasium.Env:
+    """Calls a factory and checks that the environment's spaces suit the agents.
+
+    Raises:
+      UserError: the environment cannot be created or its spaces do not fit.
+    """
+    options = {} if render_mode is None else {"render_mode": render_mode}
+    parameters = inspect.signature(factory).parameters.values()
+    if options and not any(p.name in options or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise UserError(
+            f"{name!r} cannot be made with render_mode={render_mode!r}: the make function it was "
+            "registered with has no such argument. Write def make(render_mode=None): ..."
+        )
+    try:
+        environment = factory(**options)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise UserError(
+            f"The environment {name!r} could not be created: {error}\n"
+            "Check that the package it comes from is installed (for MuJoCo: pip install "
+            '"gymnasium[mujoco]") and imported by the module that calls register.'
+        ) from error
+    _check_action_space(name, environment.action_space)
+    _check_observation_space(name, environment.observation_space)
+    return environment
+
+
+def _check_action_space(name: str, space: gymnasium.Space) -> None:
+    """Raises UserError unless the space is a continuous vector with finite bounds."""
+    continuous = isinstance(space, gymnasium.spaces.Box) and space.dtype.kind == "f"
+    if not continuous or len(space.shape) != 1:
+        raise UserError(
+            f"{name!r} has the action space {space}, but this agent needs a continuous (Box) "
+            "action space of one dimension. Choose another environment, or register one with a "
+            "make function that wraps this one in gymnasium.wrappers.TransformAction."
+        )
+    if not np.all(np.isfinite(space.low) & np.isfinite(space.high)):
+        raise UserError(
+            f"{name!r} has the action space {space}, but its bounds must be finite, because "
+            "actions in [-1, 1] are scaled to them. Give it bounds where you register it:\n\n"
+            f"register({name!r}, termination=..., make=lambda: gymnasium.wrappers.TransformAction("
+            f"gymnasium.make({name!r}), lambda action: action, "
+            f"gymnasium.spaces.Box(-1.0, 1.0, {space.shape})))"
+        )
+
+
+def _check_observation_space(name: str, space: gymnasium.Space) -> None:
+    """Raises UserError unless observations are vectors."""
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        kind = "images or arrays" if isinstance(space, gymnasium.spaces.Box) else str(space)
+        shape = f" of shape {space.shape}" if space.shape is not None else ""
+        raise UserError(
+            f"{name!r} observes {kind}{shape}, but this agent needs vectors (a Box of one "
+            "dimension). Flatten them where you register the environment:\n\n"
+            f"register({name!r}, termination=..., make=lambda: "
+            f"gymnasium.wrappers.FlattenObservation(gymnasium.make({name!r})))"
+        )
+
+
+def _check_functions(env_spec: EnvSpec) -> None:
+    """Raises UserError unless termination and reward map a batch of rows to one value a row."""
+    rows = env_spec.observation_size + env_spec.action_size + 1  # unlike any size in a row
+    observation = jax.ShapeDtypeStruct((rows, env_spec.observation_size), jnp.float32)
+    action = jax.ShapeDtypeStruct((rows, env_spec.action_size), jnp.float32)
+    wanted = {"termination": (env_spec.termination, jnp.bool_)}
+    if env_spec.reward is not None:
+        wanted["reward"] = (env_spec.reward, jnp.floating)
+    for argument, (function, dtype) in wanted.items():
+        rule = (
+            f"The {argument} function registered for {env_spec.env_id!r} must map arrays "
+            f"[..., size] to {'bool' if argument == 'termination' else 'float'} [...], in jax.numpy"
+        )
+        try:
+            result = jax.eval_shape(function, observation, action, observation)
+        except (TypeError, ValueError, IndexError) as error:
+            raise UserError(f"{rule}, but it failed on a batch of rows: {error}") from error
+        if result.shape != (rows,) or not jnp.issubdtype(result.dtype, dtype):
+            raise UserError(
+                f"{rule}, but it maps {rows} rows to {result.dtype}{list(result.shape)}. Write "
+                "next_observation[..., 0] rather than next_observation[0], and jnp.any(..., "
+                "axis=-1) rather than any(...)."
+            )
+
+
+def _register_builtins() -> None:
+    never = terminations.never
+    register("Pendulum-v1", termination=never, reward=rewards.pendulum)
+    double_pendulum = terminations.inverted_double_pendulum
+    for version in ("v4", "v5"):
+        register(f"InvertedDoublePendulum-{version}", termination=double_pendulum)
+        register(f"Hopper-{version}", termination=terminations.hopper)
+        register(f"Walker2d-{version}", termination=terminations.walker2d)
+        register(f"HalfCheetah-{version}", termination=never)
+        register(f"Swimmer-{version}", termination=never)
+        register(f"Ant-{version}", termination=terminations.ant)
+        register(f"Humanoid-{version}", termination=terminations.humanoid)
+        for family, size in _TRUNCATED_SIZES.items():
+            register(
+                f"{family}Truncated-{version}",
+                termination=_entries[f"{family}-{version}"].termination,
+                make=functools.partial(_truncated_make, f"{family}-{version}", size),
+            )
+    inverted_pendulum = terminations.inverted_pendulum
+    register(
+        "InvertedPendulum-v4",
+        termination=inverted_pendulum,
+        reward=rewards.inverted_pendulum_v4,
+    )
+    register(
+        "InvertedPendulum-v5",
+        termination=inverted_pendulum,
+        reward=rewards.inverted_pendulum_v5,
+    )
+    register("Reacher-v4", termination=never, reward=rewards.reacher_v4)
+    register("Reacher-v5", termination=never, reward=rewards.reacher_v5)
+    register("Pusher-v5", termination=never, reward=rewards.pusher_v5)
+
+
+_register_builtins()

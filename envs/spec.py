@@ -1,0 +1,31 @@
+"""What an algorithm may know about an environment: shapes, the action box, termination and reward.
+
+Nothing here touches an environment instance, so everything can be traced into a compiled program.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+
+TerminationFn = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
+"""`(observation [..., O], action [..., A], next_observation [..., O]) -> terminated [...]` (bool)."""
+
+RewardFn = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
+"""`(observation [..., O], action [..., A], next_observation [..., O]) -> reward [...]` (float32)."""
+
+
+class EnvSpec(NamedTuple):
+    """Static description of one environment.
+
+    Agents see observations as float32 vectors and actions in [-1, 1]; the environment boundary
+    (`envs.registry.make`) scales actions to `[action_low, action_high]`.
+    """
+
+    env_id: str  # registered Gymnasium id, version included
+    observation_size: int  # O
+    action_size: int  # A
+    action_low: tuple[float, ...]  # [A], the environment's own box
+    action_high: tuple[float, ...]  # [A]
+    termination: TerminationFn  # actions given to it are the agent's, in [-1, 1]
+    reward: RewardFn | None  # None: not known in closed form, it has to be learned

@@ -1,0 +1,9 @@
+"""The one exception that means "the user can fix this": shown as a message, never as a traceback."""
+
+
+class UserError(Exception):
+    """A problem in what the user gave: configuration, environment, run folder, disk.
+
+    The message says what was given, what is allowed and what to type. `train.py` prints it and
+    exits with status 2.
+    """

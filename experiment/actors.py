@@ -1,0 +1,108 @@
+"""The environments of a training run, one per seed, stepped in lockstep, and able to resume exactly."""
+
+import gymnasium
+import numpy as np
+
+import envs
+from errors import UserError
+from replay import Transition
+
+TRAINING, EVALUATION = 0, 1  # streams of episode seeds
+
+
+def episode_seed(seed: int, stream: int, *position: int) -> int:
+    """Returns the reset seed of one episode, a function of its place in the run and nothing else."""
+    return int(np.random.SeedSequence([seed, stream, *position]).generate_state(1)[0])
+
+
+class Actors:
+    """S training environments.
+
+    Resuming replays the actions of the episodes under way from their seeded resets, so that no internals of
+    a simulator have to be stored.
+    """
+
+    def __init__(self, env_id: str, seeds: list[int]):
+        self._env_id = env_id
+        self._seeds = seeds
+        self._envs: list[gymnasium.Env] = [envs.make(env_id) for _ in seeds]
+        self._episodes = [0] * len(seeds)
+        self._actions: list[list[np.ndarray]] = [[] for _ in seeds]  # of the episodes under way
+        self.observation = np.stack([self._reset(k) for k in range(len(seeds))])  # [S, O]
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """Applies actions [S, A]; returns what happened [S, ...] and moves `observation` on.
+
+        `observation` then holds what to act on next: after the end of an episode, that is the first
+        observation of a new one.
+
+        Raises:
+          UserError: if an environment returns a reward or an observation that is not finite.
+        """
+        results = [self._step_one(k, action) for k, action in enumerate(actions)]
+        transition = Transition(*(np.stack(field) for field in zip(*results, strict=True)))
+        over = (transition.terminated > 0) | (transition.truncated > 0)
+        self.observation = transition.next_observation.copy()
+        for k in np.flatnonzero(over):
+            self._episodes[k] += 1
+            self.observation[k] = self._reset(k)
+        return transition
+
+    def _step_one(self, k: int, action: np.ndarray) -> Transition:
+        next_observation, reward, terminated, truncated, _ = self._envs[k].step(action)
+        self._actions[k].append(action)
+        if not (np.isfinite(reward) and np.isfinite(next_observation).all()):
+            raise UserError(
+                f"{self._env_id} returned a reward or observation that is not finite (seed "
+                f"{self._seeds[k]}, episode {self._episodes[k]}, step {len(self._actions[k])}): "
+                f"reward {reward}, observation {next_observation}. Fix the environment, then run "
+                "the same command again: it resumes from the last checkpoint."
+            )
+        return Transition(
+            self.observation[k],
+            action,
+            np.float32(reward),
+            next_observation,
+            np.float32(terminated),
+            np.float32(truncated),
+        )
+
+    def _reset(self, k: int) -> np.ndarray:
+        self._actions[k] = []
+        seed = episode_seed(self._seeds[k], TRAINING, self._episodes[k])
+        return self._envs[k].reset(seed=seed)[0]
+
+    def log(self) -> dict[str, np.ndarray | list[int]]:
+        """Returns what `restore` needs: episode numbers and the actions of the current episodes."""
+        action_shape = self._envs[0].action_space.shape or ()
+        actions = {
+            f"actions_{k}": np.asarray(log, np.float32).reshape(-1, *action_shape)
+            for k, log in enumerate(self._actions)
+        }
+        return {"episodes": list(self._episodes), "observation": self.observation, **actions}
+
+    def restore(self, log: dict) -> None:
+        """Brings the environments to where `log` was taken, by replaying the current episodes.
+
+        Raises:
+          UserError: if an environment does not arrive at the observation it had.
+        """
+        self._episodes = [int(episode) for episode in log["episodes"]]
+        for k, env in enumerate(self._envs):
+            observation = self._reset(k)
+            for action in log[f"actions_{k}"]:
+                observation = env.step(action)[0]
+                self._actions[k].append(action)
+            if not np.array_equal(observation, log["observation"][k]):
+                raise UserError(
+                    f"{self._env_id} does not repeat itself: after the same seed and actions seed "
+                    f"{self._seeds[k]} is elsewhere than when the checkpoint was written. The run "
+                    "cannot be resumed exactly; the environment, or its simulator's version, "
+                    "changed, or it draws random numbers that reset(seed=...) does not control."
+                )
+            self.observation[k] = observation
+
+    def close(self) -> None:
+        """Frees the simulators."""
+        for env in self._envs:
+            env.close()

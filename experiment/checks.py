@@ -1,0 +1,252 @@
+"""What can be wrong with a configuration, one function per kind of mistake.
+
+Each check takes a resolved configuration and yields one message per problem: what was given, what
+is allowed, what to type. A field that is still `None` is no problem by itself.
+"""
+
+import difflib
+import functools
+import math
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
+
+from agents.recipes import RECIPES
+from configs import environments
+from errors import UserError
+
+if TYPE_CHECKING:  # its module imports JAX, which reading a configuration can do without
+    from envs.spec import EnvSpec
+
+SMALLEST: dict[str, int] = {
+    "seed": 0,
+    "num_seeds": 1,
+    "total_steps": 1,
+    "initial_steps": 1,
+    "epoch_length": 1,
+    "eval_episodes": 1,
+    "updates_per_step": 1,
+    "replay_capacity": 1,
+    "sac.batch_size": 1,
+    "sac.hidden_width": 1,
+    "sac.hidden_depth": 1,
+    "sac.num_critics": 1,
+    "sac.target_update_every": 1,
+    "model.num_members": 1,
+    "model.num_elites": 1,
+    "model.hidden_width": 1,
+    "model.hidden_depth": 1,
+    "model.batch_size": 1,
+    "model.train_every": 1,
+    "model.holdout_max": 1,
+    "model.patience": 1,
+    "model.max_gradient_steps": 0,
+    "rollout.starts": 1,
+    "rollout.retain_steps": 1,
+    "checkpoint.every_epochs": 0,
+}
+
+
+_POSITIVE = ("sac.learning_rate", "model.learning_rate")
+
+_RATIOS = ("model.holdout_ratio", "model.improvement_threshold", "rollout.real_ratio")
+
+_WANDB_MODES = ("off", "offline", "online")
+
+
+def get(config: ConfigDict, name: str) -> Any:
+    """Returns the field with the dotted name `name`."""
+    return functools.reduce(getattr, name.split("."), config)
+
+
+def find_spec(env_id: str) -> "EnvSpec | None":
+    """Returns the environment's spec, `None` when the registry does not accept the id."""
+    from envs import registry  # here, so that reading a configuration does not import a simulator
+
+    try:
+        return registry.spec(env_id)
+    except UserError:
+        return None
+
+
+def _flag(config: ConfigDict, name: str) -> str:
+    return f"--config.{name}={get(config, name)}"
+
+
+def _uses(config: ConfigDict, name: str) -> bool:
+    """Whether the field `name` matters to the algorithm; all do when the algorithm is unknown."""
+    recipe = RECIPES.get(config.algo)
+    if recipe is None:
+        return True
+    if name.startswith("model."):
+        return recipe.objective is not None
+    return recipe.filter is not None if name.startswith("rollout.") else True
+
+
+def _given(config: ConfigDict, names: Collection[str]) -> Iterator[tuple[str, Any]]:
+    for name in names:
+        value = get(config, name)
+        if value is not None and _uses(config, name):
+            yield name, value
+
+
+def check_names(config: ConfigDict) -> Iterator[str]:
+    """Yields fields whose value is not one of a fixed list of names."""
+    from models.objectives import OBJECTIVES  # these import JAX, reading a configuration does not
+    from models.rollout import FILTERS
+
+    allowed: dict[str, Collection[str]] = {
+        "algo": RECIPES,
+        "preset": environments.PRESETS,
+        "model.objective": OBJECTIVES,
+        "rollout.filter": FILTERS,
+        "logging.wandb": _WANDB_MODES,
+    }
+    for name, value in _given(config, allowed):
+        if value not in allowed[name]:
+            nearest = difflib.get_close_matches(value, allowed[name], n=1)
+            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            options = ", ".join(allowed[name])
+            yield f"{_flag(config, name)} is unknown.{hint} Allowed: {options}."
+
+
+def check_environment(config: ConfigDict) -> Iterator[str]:
+    """Yields what the registry says about the environment, and a reward that nobody knows."""
+    from envs import registry
+
+    try:
+        spec = registry.spec(config.env)
+    except UserError as error:
+        yield str(error)
+        return
+    if _uses(config, "model.learn_reward") and not config.model.learn_reward and not spec.reward:
+        yield (
+            f"{_flag(config, 'model.learn_reward')} needs a known reward function, and "
+            f"{config.env} has none registered: use --config.model.learn_reward=true."
+        )
+
+
+def check_sizes(config: ConfigDict) -> Iterator[str]:
+    """Yields whole numbers below the smallest that makes sense."""
+    for name, value in _given(config, SMALLEST):
+        if value < SMALLEST[name]:
+            yield f"{_flag(config, name)} is too small: use {SMALLEST[name]} or more."
+
+
+def check_numbers(config: ConfigDict) -> Iterator[str]:
+    """Yields real numbers outside their range; NaN is outside every range."""
+    if not 0 < config.discount < 1:
+        yield f"{_flag(config, 'discount')} is not between 0 and 1: use for example 0.99."
+    if not 0 < config.sac.target_update_rate <= 1:
+        yield f"{_flag(config, 'sac.target_update_rate')} is not in (0, 1]: use for example 0.005."
+    for name, value in _given(config, _POSITIVE):
+        if not 0 < value < math.inf:
+            yield f"{_flag(config, name)} has to be a positive number."
+    for name, value in _given(config, _RATIOS):
+        if not 0 <= value < 1:
+            yield f"{_flag(config, name)} is not a ratio in [0, 1): use for example 0.05."
+
+
+def check_temperature(config: ConfigDict) -> Iterator[str]:
+    """Yields an entropy coefficient that cannot be learned or is negative."""
+    temperature = config.sac.initial_temperature
+    if temperature is None:
+        return
+    flag = _flag(config, "sac.initial_temperature")
+    if not 0 <= temperature < math.inf:
+        yield f"{flag} has to be zero or positive."
+    elif temperature == 0 and config.sac.learn_temperature:
+        yield (
+            f"{flag} cannot be learned, its logarithm is infinite: use a positive value or add "
+            "--config.sac.learn_temperature=false."
+        )
+
+
+def check_budget(config: ConfigDict) -> Iterator[str]:
+    """Yields step counts that contradict each other."""
+    initial = config.initial_steps or 0
+    if 0 < initial < config.sac.batch_size:
+        yield (
+            f"{_flag(config, 'initial_steps')} leaves fewer transitions than one batch of "
+            f"{config.sac.batch_size}: use {config.sac.batch_size} or more, or lower "
+            "--config.sac.batch_size."
+        )
+    if 0 < (config.total_steps or 0) <= initial:
+        yield (
+            f"{_flag(config, 'total_steps')} is used up by the {initial} steps of initial "
+            f"exploration: use more than {initial}, or lower --config.initial_steps."
+        )
+    if 0 < (config.replay_capacity or 0) < initial:
+        yield (
+            f"{_flag(config, 'replay_capacity')} cannot hold the {initial} steps of initial "
+            f"exploration: use {initial} or more."
+        )
+
+
+def check_model(config: ConfigDict) -> Iterator[str]:
+    """Yields contradictions among the sizes of the dynamics model."""
+    model = config.model
+    if not _uses(config, "model.num_elites"):
+        return
+    if model.num_elites > model.num_members > 0:
+        yield (
+            f"{_flag(config, 'model.num_elites')} is more than model.num_members="
+            f"{model.num_members}: use {model.num_members} or fewer."
+        )
+    decay = model.weight_decay
+    if decay is None or model.hidden_depth < 1:
+        return
+    layers = model.hidden_depth + 1
+    if not all(_is_number(value) and 0 <= value < math.inf for value in decay):
+        yield f"{_flag(config, 'model.weight_decay')} may hold only zero and positive numbers."
+    elif len(decay) not in (1, layers):
+        yield (
+            f"{_flag(config, 'model.weight_decay')} has {len(decay)} values for {layers} layers "
+            f"(model.hidden_depth={model.hidden_depth} and the head): give 1 or {layers}."
+        )
+
+
+def check_rollout(config: ConfigDict) -> Iterator[str]:
+    """Yields start states that the elites cannot share and schedules that make no sense."""
+    if not _uses(config, "rollout.schedule"):
+        return
+    starts, elites = config.rollout.starts or 0, config.model.num_elites
+    if starts > 0 and elites > 0 and starts % elites:
+        below = starts - starts % elites
+        nearest = " or ".join(str(n) for n in (below, below + elites) if n > 0)
+        yield (
+            f"{_flag(config, 'rollout.starts')} cannot be shared equally by model.num_elites="
+            f"{elites}: use {nearest}."
+        )
+    schedule = config.rollout.schedule
+    if schedule is not None and not _is_schedule(schedule):
+        yield (
+            f"{_flag(config, 'rollout.schedule')} is not a schedule: give four whole numbers "
+            "(from_step, to_step, from_length, to_length) with 0 <= from_step < to_step and "
+            "1 <= from_length <= to_length, for example "
+            '"--config.rollout.schedule=(20000, 150000, 1, 15)".'
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_schedule(schedule: tuple[Any, ...]) -> bool:
+    if len(schedule) != 4 or not all(type(value) is int for value in schedule):
+        return False
+    from_step, to_step, from_length, to_length = schedule
+    return 0 <= from_step < to_step and 1 <= from_length <= to_length
+
+
+CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
+    check_names,
+    check_sizes,
+    check_numbers,
+    check_temperature,
+    check_budget,
+    check_model,
+    check_rollout,
+    check_environment,  # last: its message can be several lines long
+)

@@ -1,0 +1,64 @@
+"""From the configuration a user gave to the one that runs: blanks filled, values checked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from agents.recipes import RECIPES
+from configs import environments
+from errors import UserError
+from experiment import checks
+
+# Defaults that belong to an algorithm rather than to an environment. One update per environment
+# step is what model-free SAC is published with (Haarnoja et al. 2018, Table 1).
+_AGENT_DEFAULTS: dict[str, dict[str, Any]] = {"sac": {"updates_per_step": 1}}
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Fills every field that is `None` from the recipe, then the preset and environment.
+
+    A value that the user gave always wins. An unknown recipe, preset or environment fills nothing;
+    `validate` reports it together with every other problem.
+
+    Args:
+      config: a configuration with the fields of `configs/default.py`; it is left as it is.
+
+    Returns:
+      A new, frozen configuration. Fields that mean nothing to the algorithm (the model objective of
+      SAC) stay `None`.
+    """
+    resolved = ConfigDict(config.to_dict(), convert_dict=True).copy_and_resolve_references()
+    if recipe := RECIPES.get(resolved.algo):
+        _fill(resolved, {"model.objective": recipe.objective, "rollout.filter": recipe.filter})
+        _fill(resolved, _AGENT_DEFAULTS.get(recipe.agent, {}))
+    if resolved.preset in environments.PRESETS:
+        _fill(resolved, environments.constants(resolved.env, resolved.preset))
+    if (resolved.total_steps or 0) > 0:  # a mistake is not copied, it would be reported twice
+        _fill(resolved, {"replay_capacity": resolved.total_steps})
+    if spec := checks.find_spec(resolved.env):
+        _fill(resolved, {"sac.target_entropy": -float(spec.action_size)})
+    return FrozenConfigDict(resolved)
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a resolved configuration.
+
+    Args:
+      config: what `resolve` returned.
+
+    Raises:
+      UserError: something is wrong; the message lists all problems, each with its fix.
+    """
+    problems = [problem for check in checks.CHECKS for problem in check(config)]
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise UserError(f"{len(problems)} problems in the configuration:{lines}")
+
+
+def _fill(config: ConfigDict, defaults: Mapping[str, Any]) -> None:
+    """Sets the dotted fields of `defaults` that are `None` in `config`."""
+    missing = {name: value for name, value in defaults.items() if checks.get(config, name) is None}
+    config.update_from_flattened_dict(missing)

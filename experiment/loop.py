@@ -1,0 +1,216 @@
+"""The one driver: environments, agent, evaluation, metrics and checkpoints of a run."""
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import envs
+from agents.registry import make_agent
+from errors import UserError
+from experiment import memory, report, run_folder, seeds
+from experiment.actors import Actors
+from experiment.checkpoint import Checkpointer
+from experiment.evaluation import Evaluator
+from experiment.metrics import MetricsWriter, first_non_finite
+from experiment.progress import Progress
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path, command: str = "") -> None:
+    """Trains the agent of a resolved, valid configuration, or continues the run found in `workdir`.
+
+    Args:
+      config: what `configuration.resolve` returned.
+      workdir: run folder; see `docs/architecture.md` for what is written there.
+      command: the command line, quoted in the report.
+
+    Raises:
+      UserError: the folder holds another run, memory or disk do not suffice, or the environment or
+        the training produced a number that is not finite. The last checkpoint is intact.
+    """
+    run_folder.open_run(workdir, config.to_dict(), run_folder.describe_environment())
+    try:
+        run = Run(config, workdir)
+        run.train()
+        report.write_report(workdir, command)
+        print(f"Report: {workdir / 'report.md'}")
+    finally:
+        run_folder.close_run(workdir)
+
+
+class Stopwatch:
+    """Seconds spent per stage since the last `lap`."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[stage] += time.perf_counter() - start
+
+    def lap(self) -> dict[str, float]:
+        """Returns the seconds per stage and starts again from zero."""
+        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return seconds
+
+
+class Run:
+    """A training run: what persists between environment steps outside the agent's state."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self._config, self._workdir = config, workdir
+        self._seeds = [config.seed + k for k in range(config.num_seeds)]
+        agent = make_agent(config, envs.spec(config.env))
+        self._agent = seeds.lift(agent, config.num_seeds)
+        print(memory.check(self._agent.state_shape, config.num_seeds), flush=True)
+        self._actors = Actors(config.env, self._seeds)
+        self._evaluator = Evaluator(config.env, self._seeds, config.eval_episodes)
+        self._checkpointer = Checkpointer(workdir / "checkpoints")
+        self._metrics = MetricsWriter(
+            workdir,
+            self._seeds,
+            tensorboard=config.logging.tensorboard,
+            wandb=config.logging.wandb,
+            wandb_project=config.logging.wandb_project,
+            config=config.to_dict(),
+        )
+        self._watch = Stopwatch()
+        self._collected: list[Any] = []  # metrics of the epoch under way, still on the device
+        self._env_step, self._epochs = 0, 0
+        self._best_return = -np.inf
+        self._wall_clock = 0.0  # seconds of training up to the last checkpoint
+        self._restore()
+
+    def train(self) -> None:
+        """Runs to `total_steps`, with an evaluation and a checkpoint at the end of every epoch."""
+        config = self._config
+        self._lap_start = time.perf_counter()
+        with Progress(
+            config.total_steps, self._env_step, f"{config.algo} on {config.env}"
+        ) as progress:
+            while self._env_step < config.total_steps:
+                self._advance()
+                progress.advance(self._env_step)
+                learned = self._env_step - config.initial_steps
+                last = self._env_step == config.total_steps
+                if learned >= 0 and (learned % config.epoch_length == 0 or last):
+                    self._end_epoch(progress, last)
+        self._metrics.close()
+        self._actors.close()
+        self._evaluator.close()
+
+    def _advance(self) -> None:
+        """Does one environment step per seed and everything the agent learns from it."""
+        agent, config = self._agent, self._config
+        with self._watch("environment"):
+            transition = self._actors.step(self._action)
+        observation = self._actors.observation
+        learned = self._env_step - config.initial_steps
+        self._env_step += 1
+        if learned < 0:
+            with self._watch("environment"):
+                self._state = agent.observe(self._state, transition)
+                self._state, action = agent.explore(self._state, observation)
+                self._action = np.asarray(action)
+            return
+        if agent.refresh and learned % agent.refresh_every == 0:
+            with self._watch("model"):
+                self._state, metrics = agent.refresh(self._state)
+                self._collected.append(jax.block_until_ready(metrics))
+        with self._watch("policy"):
+            self._state, action, metrics = agent.step(self._state, transition, observation)
+            self._collected.append(metrics)
+            self._action = np.asarray(action)
+
+    def _end_epoch(self, progress: Progress, last: bool) -> None:
+        policy = self._agent.policy(self._state)
+        with self._watch("evaluation"):
+            evaluation = self._evaluator.run(
+                lambda observations: self._agent.act(policy, observations), self._env_step
+            )
+        lap = self._watch.lap()
+        now = time.perf_counter()
+        self._wall_clock += now - self._lap_start
+        self._lap_start = now
+        means = self._mean_metrics()
+        rows = [
+            {
+                "env_step": self._env_step,
+                "wall_clock": self._wall_clock,
+                "eval/return": float(evaluation.returns[k].mean()),
+                "eval/return_std": float(evaluation.returns[k].std()),
+                "eval/length": float(evaluation.lengths[k].mean()),
+                **{name: float(values[k]) for name, values in means.items()},
+                **{f"time/{stage}": seconds for stage, seconds in lap.items()},
+            }
+            for k in range(len(self._seeds))
+        ]
+        self._metrics.write(self._env_step, rows)
+        if broken := first_non_finite(rows):
+            raise UserError(
+                f"{broken[1]} of seed {self._seeds[broken[0]]} is not finite at step "
+                f"{self._env_step}: the training diverged. The checkpoint before this epoch is kept "
+                f"in {self._workdir / 'checkpoints'}. Lower --config.sac.learning_rate or "
+                "--config.model.learning_rate, and train in a new --workdir."
+            )
+        self._epochs += 1
+        with self._watch("checkpoint"):
+            self._save(float(evaluation.returns.mean()), policy, last)
+        report.draw_curve(self._workdir)
+        mean_row = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        spread = float(evaluation.returns.mean(axis=1).std()) if len(rows) > 1 else None
+        progress.epoch(self._env_step, mean_row, lap, spread)
+
+    def _mean_metrics(self) -> dict[str, np.ndarray]:
+        """Returns each metric [S] averaged over the epoch, and forgets them."""
+        values: dict[str, list[np.ndarray]] = defaultdict(list)
+        for metrics in jax.device_get(self._collected):
+            for name, value in metrics.items():
+                values[name].append(value)
+        self._collected = []
+        return {name: np.mean(stack, axis=0) for name, stack in values.items()}
+
+    def _save(self, mean_return: float, policy: Any, last: bool) -> None:
+        every = self._config.checkpoint.every_epochs
+        if not every:
+            return
+        if mean_return > self._best_return:
+            self._best_return = mean_return
+            self._checkpointer.save_best(
+                policy, {"env_step": self._env_step, "return": mean_return}
+            )
+        if last or self._epochs % every == 0:
+            driver = {
+                "env_step": self._env_step,
+                "epochs": self._epochs,
+                "wall_clock": self._wall_clock,
+                "best_return": self._best_return,
+                "action": self._action,
+                **self._actors.log(),
+            }
+            self._checkpointer.save(self._env_step, self._state, driver)
+
+    def _restore(self) -> None:
+        """Continues from the newest checkpoint, or starts from the beginning."""
+        found = self._checkpointer.restore(self._agent.state_shape)
+        if found is None:
+            self._metrics.truncate(-1)
+            self._state = self._agent.init(self._seeds)
+            self._state, action = self._agent.explore(self._state, self._actors.observation)
+            self._action = np.asarray(action)
+            return
+        self._env_step, self._state, driver = found
+        self._epochs, self._wall_clock = driver["epochs"], driver["wall_clock"]
+        self._best_return = driver["best_return"]
+        self._action = driver["action"]
+        self._actors.restore(driver)
+        self._metrics.truncate(self._env_step)
+        print(f"Resuming at step {self._env_step} of {self._config.total_steps}.", flush=True)

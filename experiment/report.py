@@ -1,0 +1,256 @@
+"""The learning curve and the written report of a run, from its metrics and `config.json` alone."""
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.special import stdtrit
+
+from experiment import metrics
+from experiment.files import write_bytes_atomically, write_text_atomically
+from experiment.progress import duration
+from experiment.run_folder import read_config
+
+CURVE_FILE, REPORT_FILE = "curve.png", "report.md"
+FINAL_EVALUATIONS = 5  # averaged into one final return per seed, as a single one is noisy
+CONFIDENCE = 0.95
+STAGES = {
+    "time/environment": "environment steps",
+    "time/model": "model fits and rollouts",
+    "time/policy": "policy updates",
+    "time/evaluation": "evaluation",
+    "time/checkpoint": "checkpoints",
+}
+
+
+class Outcome(NamedTuple):
+    """What one seed achieved, in evaluation returns."""
+
+    final: float  # mean of the last FINAL_EVALUATIONS evaluations
+    best: float
+    best_step: int  # environment steps at the best evaluation
+    first: float
+
+
+def t_interval(values: np.ndarray) -> np.ndarray:
+    """Returns the half-width of the Student-t interval of the mean over the last axis.
+
+    Args:
+      values: samples `[..., N]`, one per seed.
+
+    Returns:
+      `[...]`, the 95 % half-width; NaN for N < 2.
+    """
+    count = values.shape[-1]
+    if count < 2:
+        return np.full(values.shape[:-1], np.nan)
+    quantile = stdtrit(count - 1, 0.5 + CONFIDENCE / 2)
+    return quantile * values.std(axis=-1, ddof=1) / np.sqrt(count)
+
+
+def draw_curve(workdir: Path) -> None:
+    """Draws `curve.png`: evaluation return against environment steps, per seed and on average."""
+    returns = _returns(workdir)
+    config = read_config(workdir)["config"]
+    figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if returns.empty:
+        axes.text(0.5, 0.5, "no evaluation yet", ha="center", transform=axes.transAxes)
+    else:
+        _draw_returns(axes, returns)
+    axes.set_title(f"{config.get('algo')} \N{EN DASH} {config.get('env')}")
+    axes.set_xlabel("environment steps per seed")
+    axes.set_ylabel("evaluation return (sum of rewards per episode)")
+    axes.grid(alpha=0.3)
+    image = io.BytesIO()
+    canvas.print_png(image)
+    write_bytes_atomically(Path(workdir) / CURVE_FILE, image.getvalue())
+
+
+def write_report(workdir: Path, command: str) -> None:
+    """Writes `report.md` and the curve it shows.
+
+    Args:
+      workdir: run folder with at least a `config.json`.
+      command: what the user typed to start the run.
+    """
+    workdir = Path(workdir)
+    draw_curve(workdir)
+    description = read_config(workdir)
+    frames = metrics.read(workdir)
+    outcomes = _outcomes(_returns(workdir))
+    config = description["config"]
+    sections = [
+        f"# {config.get('algo')} on {config.get('env')}",
+        _finding(config, outcomes, _last(frames, "env_step")),
+        f"![Evaluation return against environment steps]({CURVE_FILE})",
+        _results_section(outcomes),
+        _time_section(frames),
+        _setup_section(command, config, description["environment"]),
+    ]
+    write_text_atomically(workdir / REPORT_FILE, "\n\n".join(filter(None, sections)) + "\n")
+
+
+def _returns(workdir: Path) -> pd.DataFrame:
+    """Returns evaluation returns, one column per seed, at the steps where every seed has one."""
+    columns = {
+        seed: frame.set_index("env_step")["eval/return"].dropna()
+        for seed, frame in metrics.read(workdir).items()
+    }
+    return pd.DataFrame(columns).dropna().sort_index()
+
+
+def _draw_returns(axes: Axes, returns: pd.DataFrame) -> None:
+    steps, values = returns.index.to_numpy(), returns.to_numpy()
+    mean, half_width = values.mean(axis=1), t_interval(values)
+    several = values.shape[1] > 1
+    marker = "o" if len(steps) == 1 else None  # a line through one point is invisible
+    if several:
+        axes.fill_between(
+            steps,
+            mean - half_width,
+            mean + half_width,
+            alpha=0.2,
+            color="C0",
+            linewidth=0,
+            label="95 % Student-t interval of the mean over seeds",
+        )
+        label = f"mean of {values.shape[1]} seeds"
+        axes.plot(steps, mean, color="C0", linewidth=2.5, marker=marker, label=label)
+    for index, seed in enumerate(returns.columns):
+        style = {"color": "0.45", "linewidth": 0.8} if several else {"linewidth": 2.0}
+        name = f"seed {seed}" if not several else "single seeds" if index == 0 else None
+        axes.plot(steps, values[:, index], marker=marker, label=name, **style)
+    axes.set_ylim(*_limits(values, mean, half_width))
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _limits(values: np.ndarray, mean: np.ndarray, half_width: np.ndarray) -> tuple[float, float]:
+    """Returns the vertical range: all curves, and as much of the interval as leaves them legible.
+
+    With two seeds the interval is some thirteen times as wide as the curves are apart.
+    """
+    low, high = values.min(), values.max()
+    span = max(high - low, 1e-3 * max(abs(low), abs(high), 1.0))
+    widest = np.nan_to_num(half_width)
+    bottom = max((mean - widest).min(), low - span / 2)
+    top = min((mean + widest).max(), high + span / 2)
+    return min(bottom, low) - 0.05 * span, max(top, high) + 0.05 * span
+
+
+def _outcomes(returns: pd.DataFrame) -> dict[int, Outcome]:
+    if returns.empty:
+        return {}
+    return {
+        int(seed): Outcome(
+            final=float(column.iloc[-FINAL_EVALUATIONS:].mean()),
+            best=float(column.max()),
+            best_step=int(column.idxmax()),
+            first=float(column.iloc[0]),
+        )
+        for seed, column in returns.items()
+    }
+
+
+def _finding(config: dict[str, Any], outcomes: dict[int, Outcome], step: float) -> str:
+    what = f"{config.get('algo')} on {config.get('env')}"
+    if not outcomes:
+        return f"No evaluation of {what} was recorded, so there is no result to report."
+    final = np.array([outcome.final for outcome in outcomes.values()])
+    first = np.mean([outcome.first for outcome in outcomes.values()])
+    after = f"After {step:,.0f} environment steps per seed, {what} reaches a return of "
+    if len(final) == 1:
+        seed = next(iter(outcomes))
+        return (
+            f"{after}**{final[0]:.1f}**, from {first:.1f} at the first evaluation. "
+            f"This is seed {seed} alone: it says nothing about the spread between seeds."
+        )
+    return (
+        f"{after}**{final.mean():.1f} ± {t_interval(final):.1f}**, "
+        f"from {first:.1f} at the first evaluation "
+        f"(mean of {len(final)} seeds with its 95 % Student-t interval)."
+    )
+
+
+def _results_section(outcomes: dict[int, Outcome]) -> str:
+    if not outcomes:
+        return ""
+    best_seed = max(outcomes, key=lambda seed: outcomes[seed].best)
+    best = outcomes[best_seed]
+    rows = [
+        [str(seed), f"{o.final:.1f}", f"{o.best:.1f}", f"{o.best_step:,}"]
+        for seed, o in outcomes.items()
+    ]
+    return (
+        "## Returns\n\n"
+        f"The final return of a seed is the mean of its last {FINAL_EVALUATIONS} evaluations. "
+        f"The best single evaluation was {best.best:.1f}, "
+        f"by seed {best_seed} at step {best.best_step:,}.\n\n"
+        + _table(["seed", "final return", "best evaluation", "at step"], rows)
+    )
+
+
+def _time_section(frames: dict[int, pd.DataFrame]) -> str:
+    total = _last(frames, "wall_clock")
+    seconds = {
+        label: float(np.mean([frame[name].sum() for frame in frames.values() if name in frame]))
+        for name, label in STAGES.items()
+        if any(name in frame for frame in frames.values())
+    }
+    text = f"## Time\n\nThe run took {duration(total)} (h:mm:ss), all seeds together."
+    if not seconds:
+        return text
+    other = total - sum(seconds.values())
+    if other > 0:
+        seconds["everything else, compilation included"] = other
+    whole = sum(seconds.values()) or 1.0
+    rows = [[stage, f"{s:.1f}", f"{s / whole:.0%}"] for stage, s in seconds.items()]
+    return f"{text}\n\n" + _table(["stage", "seconds", "share"], rows)
+
+
+def _setup_section(command: str, config: dict[str, Any], environment: dict[str, Any]) -> str:
+    first, count = config.get("seed", 0), config.get("num_seeds", 1)
+    seeds = ", ".join(str(seed) for seed in range(first, first + count))
+    versions = environment.get("versions", {})
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    lines = [
+        f"- environment: {config.get('env')}",
+        f"- seeds: {seeds}",
+        f"- hardware: {_hardware(environment.get('hardware', {}))}",
+        f"- libraries: {libraries}",
+        f"- code: {_code(environment.get('git'))}",
+        f"- started: {environment.get('date', 'unknown')}",
+    ]
+    return f"## Setup\n\n```\n{command}\n```\n\n" + "\n".join(lines)
+
+
+def _hardware(hardware: dict[str, Any]) -> str:
+    devices = ", ".join(dict.fromkeys(hardware.get("devices", [])))
+    count = len(hardware.get("devices", []))
+    return (
+        f"{hardware.get('cpu', 'unknown processor')}, {hardware.get('cores', '?')} cores, "
+        f"{hardware.get('memory_gib', '?')} GiB memory, {count} JAX device(s) ({devices})"
+    )
+
+
+def _code(git: dict[str, Any] | None) -> str:
+    if git is None:
+        return "not in a git repository"
+    return f"commit {git['commit']}" + (", with uncommitted changes" if git["dirty"] else "")
+
+
+def _last(frames: dict[int, pd.DataFrame], column: str) -> float:
+    """Returns the largest value of a column over the seeds, 0 without any rows."""
+    values = [frame[column].max() for frame in frames.values() if len(frame)]
+    return float(np.nan_to_num(max(values, default=0.0)))
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

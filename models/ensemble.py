@@ -1,0 +1,132 @@
+"""A bootstrapped ensemble of diagonal-Gaussian dynamics models.
+
+Chua et al. 2018 (PETS, arXiv 1805.12114), as used by Janner et al. 2019 (MBPO, arXiv 1906.08253). Every
+parameter has a leading member axis; members share nothing, so one member can be snapshot, restored or
+sliced out on its own.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from envs.spec import EnvSpec
+from models.mlp import MLP, init_ensemble
+from models.normalizer import Normalizer
+from replay import Transition
+
+INITIAL_LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # PETS
+
+
+class Prediction(NamedTuple):
+    """A diagonal Gaussian over the regression targets, in their raw units."""
+
+    mean: chex.Array  # [..., D]
+    log_variance: chex.Array  # [..., D]
+
+    def sample(self, key: chex.PRNGKey) -> chex.Array:
+        """Draws targets [..., D]; reparameterised. Consumes `key`."""
+        noise = jax.random.normal(key, self.mean.shape)
+        return self.mean + jnp.exp(0.5 * self.log_variance) * noise
+
+
+class Normalizers(NamedTuple):
+    """Statistics the ensemble was last fitted with."""
+
+    inputs: Normalizer  # of (observation, action)
+    targets: Normalizer  # identity unless model.normalize_targets
+
+
+class Ensemble(NamedTuple):
+    """The functions of one ensemble. M is a number of members: all of them, or the elites.
+
+    Attributes:
+      init: `(key) -> params`, leading axis E.
+      predict: `(params, normalizers, observation [M, B, O], action [M, B, A]) -> Prediction [M, B, D]`;
+        M is the leading axis of the parameters.
+      targets: `(Transition [...]) -> [..., D]`: observation change (or next observation), then reward.
+      decode: `(observation [..., O], action [..., A], target [..., D]) -> (next_observation, reward)`.
+    """
+
+    init: Callable[[chex.PRNGKey], chex.ArrayTree]
+    predict: Callable[[chex.ArrayTree, Normalizers, chex.Array, chex.Array], Prediction]
+    targets: Callable[[Transition], chex.Array]
+    decode: Callable[[chex.Array, chex.Array, chex.Array], tuple[chex.Array, chex.Array]]
+    num_members: int  # E
+    input_size: int  # O + A
+    target_size: int  # D = O + 1, or O when the reward function is given
+
+
+def soft_clamp(x: chex.Array, lower: chex.Array, upper: chex.Array) -> chex.Array:
+    """Bounds log-variances x smoothly from both sides (PETS, appendix A.1)."""
+    x = upper - nn.softplus(upper - x)
+    return lower + nn.softplus(x - lower)
+
+
+def truncated_normal_init(key: chex.PRNGKey, shape: tuple[int, ...], dtype=jnp.float32):
+    """Weights ~ N(0, 1 / (2 sqrt(fan_in))), redrawn beyond two standard deviations (PETS)."""
+    std = 1.0 / (2.0 * math.sqrt(shape[0]))
+    return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+
+
+def make_ensemble(config: ConfigDict, spec: EnvSpec) -> Ensemble:
+    """Builds the ensemble of a resolved configuration (its `model` block)."""
+    hyper = config.model
+    input_size = spec.observation_size + spec.action_size
+    target_size = spec.observation_size + int(hyper.learn_reward)
+    net = MLP(
+        2 * target_size,
+        hyper.hidden_width,
+        hyper.hidden_depth,
+        activation=nn.silu,
+        kernel_init=truncated_normal_init,
+    )
+
+    def init(key: chex.PRNGKey) -> chex.ArrayTree:
+        lower, upper = INITIAL_LOG_VARIANCE_BOUNDS
+        shape = (hyper.num_members, target_size)
+        return {
+            "net": init_ensemble(net, key, hyper.num_members, input_size),
+            "log_variance_min": jnp.full(shape, lower),
+            "log_variance_max": jnp.full(shape, upper),
+        }
+
+    def predict(params, normalizers, observation, action) -> Prediction:
+        inputs = normalizers.inputs.normalize(jnp.concatenate([observation, action], axis=-1))
+        mean, raw = jnp.split(jax.vmap(net.apply)(params["net"], inputs), 2, axis=-1)
+        lower, upper = params["log_variance_min"], params["log_variance_max"]
+        log_variance = soft_clamp(raw, lower[:, None], upper[:, None])
+        scale = normalizers.targets
+        return Prediction(scale.denormalize(mean), log_variance + 2.0 * jnp.log(scale.std))
+
+    def targets(transition: Transition) -> chex.Array:
+        state = transition.next_observation
+        if hyper.predict_delta:
+            state = state - transition.observation
+        if not hyper.learn_reward:
+            return state
+        return jnp.concatenate([state, transition.reward[..., None]], axis=-1)
+
+    def decode(observation, action, target) -> tuple[chex.Array, chex.Array]:
+        next_observation = target[..., : spec.observation_size]
+        if hyper.predict_delta:
+            next_observation = observation + next_observation
+        if hyper.learn_reward:
+            return next_observation, target[..., -1]
+        return next_observation, spec.reward(observation, action, next_observation)
+
+    return Ensemble(init, predict, targets, decode, hyper.num_members, input_size, target_size)
+
+
+def gaussian_nll(prediction: Prediction, target: chex.Array) -> chex.Array:
+    """Returns per-element negative log-likelihoods [..., D], times two and without the constant.
+
+    (mean - y)^2 exp(-l) + l with l the log-variance: the form PETS and MBPO minimise and report.
+    """
+    error = jnp.square(prediction.mean - target)
+    return error * jnp.exp(-prediction.log_variance) + prediction.log_variance

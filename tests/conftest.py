@@ -1,0 +1,19 @@
+"""Settings every test needs before JAX starts its backend."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Workers of pytest-xdist and the subprocesses that tests start inherit the environment. Programs
+# stay compiled from one test session to the next; the folder's name keeps users apart.
+_CACHE = Path(tempfile.gettempdir()) / f"omd-test-programs-{os.getuid()}"
+_CACHE.mkdir(mode=0o700, exist_ok=True)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+import jax  # noqa: E402  JAX reads the variables above when it is imported
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,231 @@
+import copy
+
+import pytest
+from ml_collections import ConfigDict
+
+from agents.recipes import RECIPES
+from configs import default, environments, mbpo, sac
+from envs import registry
+from errors import UserError
+from experiment import checks, configuration
+
+
+def given(env="Hopper-v5", **values):
+    """The default configuration with dotted fields, written `block__field`, set to `values`."""
+    config = default.get_config(env)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in values.items()})
+    return config
+
+
+def problems(**values):
+    with pytest.raises(UserError) as error:
+        configuration.validate(configuration.resolve(given(**values)))
+    return str(error.value)
+
+
+def test_hopper_gets_the_constants_of_the_paper():
+    config = configuration.resolve(given("Hopper-v5"))
+    assert config.total_steps == config.replay_capacity == 125_000
+    assert (config.initial_steps, config.epoch_length, config.updates_per_step) == (5000, 1000, 20)
+    assert (config.model.objective, config.rollout.filter) == ("mle", "none")
+    assert config.model.weight_decay == (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
+    assert config.model.hidden_width == 200
+    assert config.rollout.schedule == (20_000, 150_000, 1, 15)
+    assert config.rollout.real_ratio == 0.05
+    assert config.rollout.starts == 100_000
+    assert config.sac.target_entropy == -1.0
+    assert config.sac.learn_temperature
+
+
+def test_hopper_gets_the_constants_of_mbrl_lib():
+    config = configuration.resolve(given("Hopper-v4", preset="mbrl_lib"))
+    assert (config.updates_per_step, config.sac.hidden_width) == (40, 512)
+    assert config.sac.target_update_every == 4
+    assert (config.sac.learn_temperature, config.sac.initial_temperature) == (False, 0.2)
+    assert config.sac.target_entropy == -3.0  # nothing published: minus the number of actions
+    assert config.model.weight_decay == (1e-5,)
+    assert config.rollout.schedule == (19_000, 149_000, 1, 15)
+    assert config.rollout.real_ratio == 0.0
+
+
+def test_humanoid_keeps_model_transitions_for_five_epochs():
+    config = configuration.resolve(given("HumanoidTruncated-v5"))
+    assert (config.model.hidden_width, config.model.train_every) == (400, 1000)
+    assert config.rollout.retain_steps == 5_000
+
+
+def test_a_given_value_wins_over_recipe_preset_and_environment():
+    config = configuration.resolve(
+        given(updates_per_step=3, model__learning_rate=0.5, sac__target_entropy=-7.0, algo="sac")
+    )
+    assert (config.updates_per_step, config.model.learning_rate) == (3, 0.5)
+    assert config.sac.target_entropy == -7.0
+
+
+def test_the_recipe_comes_before_the_environment():
+    config = configuration.resolve(given(algo="sac"))
+    assert config.updates_per_step == 1
+    assert config.total_steps == 125_000
+    assert config.model.objective is None
+
+
+def test_resolving_leaves_its_argument_alone_and_is_idempotent():
+    config = given()
+    before = copy.deepcopy(config)
+    resolved = configuration.resolve(config)
+    assert config.to_dict() == before.to_dict()
+    assert configuration.resolve(resolved) == resolved
+    with pytest.raises(AttributeError):
+        resolved.total_steps = 3
+
+
+def test_a_configuration_read_from_json_resolves():
+    resolved = configuration.resolve(given())
+    configuration.validate(configuration.resolve(ConfigDict(resolved.to_dict())))
+
+
+@pytest.mark.parametrize("algo", RECIPES)
+@pytest.mark.parametrize("preset", environments.PRESETS)
+@pytest.mark.parametrize("env", registry.registered_ids())
+def test_every_preset_fills_every_field_of_every_environment(env, preset, algo):
+    config = configuration.resolve(given(env, preset=preset, algo=algo))
+    configuration.validate(config)
+    assert [name for name in leaves(config) if checks.get(config, name) is None] == (
+        ["model.objective", "rollout.filter"] if algo == "sac" else []
+    )
+
+
+def leaves(config, prefix=""):
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+@pytest.mark.parametrize("preset", environments.PRESETS)
+def test_constants_have_the_types_of_the_schema(preset):
+    common, families, fallback = environments.PRESETS[preset]
+    for table in (common, fallback, *families.values()):
+        config = default.get_config()
+        config.update_from_flattened_dict(table)
+        for name, value in table.items():
+            assert checks.get(config, name) == value
+            assert type(checks.get(config, name)) is type(value)
+
+
+@pytest.mark.parametrize("preset", environments.PRESETS)
+@pytest.mark.parametrize("algo", ["sac", "mbpo"])
+def test_an_environment_outside_the_table_gets_one_step_rollouts(preset, algo):
+    table = environments.constants("my_package.envs:Corridor-v0", preset)
+    assert table["rollout.schedule"][2:] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "family"),
+    [
+        ("Hopper-v4", "Hopper"),
+        ("AntTruncated-v5", "Ant"),
+        ("HumanoidTruncatedObs-v2", "Humanoid"),
+        ("my_package.envs:Corridor-v0", "Corridor"),
+        ("space/Walker2d-v12", "Walker2d"),
+    ],
+)
+def test_family(env_id, family):
+    assert environments.family(env_id) == family
+
+
+@pytest.mark.parametrize("module", [mbpo, sac])
+def test_the_demo_trains_two_seeds_and_other_environments_one(module):
+    assert module.get_config().env == "InvertedPendulum-v5"
+    assert module.get_config().num_seeds == 2
+    assert module.get_config("Hopper-v5").num_seeds == 1
+    assert module.get_config("Hopper-v5").algo == module.__name__.rsplit(".", maxsplit=1)[-1]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"algo": "mpbo"}, ["--config.algo=mpbo", "Did you mean mbpo?", "sac, mbpo"]),
+        ({"preset": "mbrl-lib"}, ["Did you mean mbrl_lib?", "original, mbrl_lib"]),
+        ({"model__objective": "mel"}, ["--config.model.objective=mel", "Did you mean mle?"]),
+        ({"rollout__filter": "nome"}, ["--config.rollout.filter=nome", "Did you mean none?"]),
+        ({"logging__wandb": "on"}, ["--config.logging.wandb=on", "off, offline, online"]),
+        ({"env": "Hoper-v5"}, ["Hoper-v5", "Hopper-v5"]),
+        ({"env": "Hopper-v2"}, ["Hopper-v2", "Use Hopper-v5"]),
+        ({"num_seeds": 0}, ["--config.num_seeds=0", "use 1 or more"]),
+        ({"seed": -1}, ["--config.seed=-1", "use 0 or more"]),
+        ({"eval_episodes": 0}, ["--config.eval_episodes=0", "use 1 or more"]),
+        ({"epoch_length": 0}, ["--config.epoch_length=0", "use 1 or more"]),
+        ({"total_steps": -5}, ["--config.total_steps=-5"]),
+        ({"sac__hidden_width": -256}, ["--config.sac.hidden_width=-256"]),
+        ({"model__hidden_depth": 0}, ["--config.model.hidden_depth=0"]),
+        ({"checkpoint__every_epochs": -1}, ["--config.checkpoint.every_epochs=-1"]),
+        ({"model__max_gradient_steps": -1}, ["use 0 or more"]),
+        ({"discount": 1.0}, ["--config.discount=1.0", "between 0 and 1"]),
+        ({"discount": float("nan")}, ["--config.discount=nan"]),
+        ({"sac__learning_rate": 0.0}, ["--config.sac.learning_rate=0.0", "positive"]),
+        ({"sac__target_update_rate": 1.5}, ["--config.sac.target_update_rate=1.5", "(0, 1]"]),
+        ({"sac__initial_temperature": 0.0}, ["--config.sac.learn_temperature=false"]),
+        ({"rollout__real_ratio": 1.0}, ["--config.rollout.real_ratio=1.0", "[0, 1)"]),
+        ({"model__holdout_ratio": -0.1}, ["--config.model.holdout_ratio=-0.1", "[0, 1)"]),
+        ({"model__num_elites": 8}, ["model.num_members=7", "use 7 or fewer"]),
+        ({"rollout__starts": 1_002}, ["model.num_elites=5", "use 1000 or 1005"]),
+        ({"rollout__starts": 3}, ["use 5."]),
+        ({"initial_steps": 100}, ["--config.initial_steps=100", "256 or more"]),
+        ({"total_steps": 5_000}, ["--config.total_steps=5000", "more than 5000"]),
+        ({"replay_capacity": 4_000}, ["--config.replay_capacity=4000", "5000 or more"]),
+        ({"rollout__schedule": (1, 2, 3)}, ["four whole numbers"]),
+        ({"rollout__schedule": (10, 5, 1, 1)}, ["from_step < to_step"]),
+        ({"rollout__schedule": (0, 5, 2, 1)}, ["from_length <= to_length"]),
+        ({"rollout__schedule": (0, 5, 1, 1.5)}, ["four whole numbers"]),
+        ({"model__weight_decay": (1e-5, 1e-5)}, ["2 values for 5 layers", "give 1 or 5"]),
+        ({"model__weight_decay": ("x",)}, ["--config.model.weight_decay=('x',)"]),
+        ({"model__learn_reward": False}, ["Hopper-v5", "--config.model.learn_reward=true"]),
+    ],
+)
+def test_a_mistake_is_reported_once_with_its_fix(values, expected):
+    message = problems(**values)
+    assert "problems in the configuration" not in message
+    for part in expected:
+        assert part in message
+
+
+def test_all_mistakes_are_reported_together():
+    message = problems(algo="mpbo", env="Hopper-v2", num_seeds=0, discount=2.0)
+    assert message.startswith("4 problems in the configuration:\n  - ")
+    for part in (
+        "--config.algo=mpbo",
+        "Hopper-v2",
+        "--config.num_seeds=0",
+        "--config.discount=2.0",
+    ):
+        assert part in message
+
+
+def test_sac_ignores_the_blocks_it_does_not_use():
+    config = given(
+        algo="sac", model__num_elites=9, rollout__starts=7, rollout__schedule=(3,), seed=3
+    )
+    configuration.validate(configuration.resolve(config))
+
+
+def test_a_known_reward_need_not_be_learned():
+    config = given("InvertedPendulum-v5", model__learn_reward=False)
+    configuration.validate(configuration.resolve(config))
+
+
+def test_a_fixed_temperature_may_be_zero():
+    config = given(sac__learn_temperature=False, sac__initial_temperature=0.0)
+    configuration.validate(configuration.resolve(config))
+
+
+def test_every_whole_number_of_the_schema_has_a_smallest_value():
+    schema = default.get_config()
+    numbers = {name for name in leaves(schema) if type_of(schema, name) is int}
+    assert numbers == set(checks.SMALLEST)
+
+
+def type_of(config, name):
+    *blocks, leaf = name.split(".")
+    return (checks.get(config, ".".join(blocks)) if blocks else config).get_type(leaf)

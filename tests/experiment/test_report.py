@@ -1,0 +1,126 @@
+import re
+import time
+
+import numpy as np
+import pytest
+import scipy.stats
+from matplotlib.image import imread
+
+from errors import UserError
+from experiment import report
+from experiment.metrics import MetricsWriter
+from experiment.run_folder import close_run, open_run
+
+ENVIRONMENT = {
+    "date": "2030-01-02T03:04:05+00:00",
+    "versions": {"python": "3.11.9", "jax": "0.10.2", "mujoco": None},
+    "git": {"commit": "abc123", "dirty": True},
+    "hardware": {"cpu": "A CPU", "cores": 2, "memory_gib": 8.0, "devices": ["cpu: cpu"] * 2},
+}
+
+
+def make_run(workdir, returns, **extra):
+    """Writes a run with `returns[seed]`, one evaluation every 1000 steps."""
+    config = {"algo": "mbpo", "env": "Hopper-v5", "seed": min(returns, default=0)}
+    config["num_seeds"] = len(returns)
+    open_run(workdir, config, ENVIRONMENT)
+    close_run(workdir)
+    writer = MetricsWriter(
+        workdir, list(returns), tensorboard=False, wandb="off", wandb_project="", config={}
+    )
+    for index, values in enumerate(zip(*returns.values(), strict=True)):
+        clock = 60.0 * (index + 1)
+        rows = [{"wall_clock": clock, "eval/return": value, **extra} for value in values]
+        writer.write(1000 * (index + 1), rows)
+
+
+def test_interval_is_student_t_over_the_last_axis():
+    # By hand: mean 2, standard deviation 1, n = 3, and the tabulated quantile t(0.975, 2) = 4.3027.
+    assert report.t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
+    values = np.random.default_rng(0).normal(size=(4, 7))
+    low, high = scipy.stats.t.interval(
+        0.95, df=6, loc=values.mean(axis=1), scale=scipy.stats.sem(values, axis=1)
+    )
+    np.testing.assert_allclose(report.t_interval(values), (high - low) / 2, rtol=1e-12)
+
+
+def test_one_seed_has_no_interval():
+    assert np.isnan(report.t_interval(np.zeros((4, 1)))).all()
+
+
+def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
+    # Last five of each seed: means 30 and 40, so 35 ± 12.7062 * sqrt(50) / sqrt(2) = 35 ± 63.53.
+    returns = {5: [999.0, 10, 20, 30, 40, 50], 6: [1, 20, 30, 40, 50, 60.0]}
+    make_run(tmp_path, returns, **{"time/model": 10.0, "time/policy": 40.0})
+    report.write_report(tmp_path, "python train.py --config.seed=5")
+    text = (tmp_path / "report.md").read_text()
+    finding = text.split("\n\n")[1]
+    assert finding.startswith("After 6,000 environment steps per seed, mbpo on Hopper-v5 reaches")
+    assert "**35.0 ± 63.5**, from 500.0 at the first evaluation" in finding
+    assert "mean of 2 seeds with its 95 % Student-t interval" in finding
+    assert "| 5 | 30.0 | 999.0 | 1,000 |" in text
+    assert "| 6 | 40.0 | 60.0 | 6,000 |" in text
+    assert "best single evaluation was 999.0, by seed 5 at step 1,000" in text
+    assert "The run took 0:06:00" in text
+    assert "| model fits and rollouts | 60.0 | 17% |" in text
+    assert "| policy updates | 240.0 | 67% |" in text
+    assert "| everything else, compilation included | 60.0 | 17% |" in text
+    assert "environment steps |" not in text
+    assert "```\npython train.py --config.seed=5\n```" in text
+    assert "- seeds: 5, 6" in text
+    assert "- hardware: A CPU, 2 cores, 8.0 GiB memory, 2 JAX device(s) (cpu: cpu)" in text
+    assert "- libraries: python 3.11.9, jax 0.10.2\n" in text
+    assert "- code: commit abc123, with uncommitted changes" in text
+    assert "](curve.png)" in text
+    assert (tmp_path / "curve.png").exists()
+
+
+def test_report_of_one_seed_claims_no_interval(tmp_path):
+    make_run(tmp_path, {0: [1.0, 2.0]})
+    report.write_report(tmp_path, "x")
+    text = (tmp_path / "report.md").read_text()
+    assert "**1.5**, from 1.0 at the first evaluation. This is seed 0 alone" in text
+    assert "±" not in text
+    assert "nan" not in text
+
+
+def test_report_without_evaluations_says_so(tmp_path):
+    make_run(tmp_path, {})
+    report.write_report(tmp_path, "x")
+    assert "No evaluation of mbpo on Hopper-v5 was recorded" in (tmp_path / "report.md").read_text()
+
+
+def test_an_evaluation_that_not_every_seed_has_is_left_out(tmp_path):
+    make_run(tmp_path, {0: [1.0, 3.0], 1: [2.0, 4.0]})
+    path = tmp_path / "metrics" / "seed_1.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    report.write_report(tmp_path, "x")
+    assert "**1.5 ±" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_curve_is_drawn_quickly_with_lines_and_band(tmp_path, seeds):
+    rng = np.random.default_rng(0)
+    make_run(tmp_path, {k: list(np.arange(30) + rng.normal(size=30)) for k in range(seeds)})
+    report.draw_curve(tmp_path)
+    start = time.perf_counter()
+    report.draw_curve(tmp_path)
+    assert time.perf_counter() - start < 2.0  # takes about 0.2 s; leaves room for a loaded machine
+    image = imread(tmp_path / "curve.png")[..., :3]
+    assert image.shape[0] > 400
+    assert image.shape[1] > 600
+    blue = (image[..., 2] > image[..., 0] + 0.1).mean()
+    assert blue > (0.01 if seeds > 1 else 0.001)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_axes_limits_keep_the_curves_legible_with_two_seeds():
+    values = np.array([[0.0, 10.0], [5.0, 15.0]])
+    low, high = report._limits(values, values.mean(axis=1), report.t_interval(values))
+    assert low == pytest.approx(0 - 7.5 - 0.75)
+    assert high == pytest.approx(15 + 7.5 + 0.75)
+
+
+def test_a_folder_that_is_no_run_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path} is not a run folder")):
+        report.draw_curve(tmp_path)

@@ -1,0 +1,51 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiment import runtime
+
+PROGRAM = """
+import jax
+from experiment import runtime
+runtime.configure({num_seeds})
+jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))
+print(jax.local_device_count(), jax.config.jax_compilation_cache_dir)
+"""
+
+
+def run(num_seeds, **environment):
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(num_seeds=num_seeds)],
+        cwd=Path(__file__).parents[2],
+        env=inherited | {"JAX_PLATFORMS": "cpu"} | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_one_cpu_device_per_seed_and_programs_kept_in_the_cache(tmp_path, num_seeds):
+    result = run(num_seeds, XDG_CACHE_HOME=str(tmp_path))
+    folder = tmp_path / "omd" / "compiled"
+    assert result.stdout.split() == [str(num_seeds), str(folder)]
+    assert any(folder.iterdir())
+    before = set(folder.glob("*-cache"))
+    again = run(num_seeds, XDG_CACHE_HOME=str(tmp_path))
+    assert set(folder.glob("*-cache")) == before
+    assert not again.stderr
+
+
+def test_variables_of_jax_win(tmp_path):
+    result = run(4, JAX_COMPILATION_CACHE_DIR=str(tmp_path), JAX_NUM_CPU_DEVICES="2")
+    assert result.stdout.split() == ["2", str(tmp_path)]
+
+
+def test_the_cache_is_in_the_home_folder_without_xdg(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert runtime.compilation_cache() == Path("/home/someone/.cache/omd/compiled")
