@@ -22,8 +22,7 @@ from models.rollout import FILTERS, make_rollout, rollout_length
 from replay import ReplayState, Transition, buffer, example_transition
 
 
-@struct.dataclass
-class MBPOState:
+class MBPOState(struct.PyTreeNode):
     """Everything the agent carries."""
 
     key: chex.PRNGKey

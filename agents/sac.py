@@ -20,8 +20,7 @@ from models.mlp import MLP, init_ensemble
 from replay import ReplayState, Transition, buffer, example_transition
 
 
-@struct.dataclass
-class SACState:
+class SACState(struct.PyTreeNode):
     """Everything the update carries."""
 
     policy: chex.ArrayTree  # network: observation [O] -> mean and log std [2A]
@@ -76,7 +75,8 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
 
     def q_values(critics: chex.ArrayTree, observation: chex.Array, action: chex.Array):
         inputs = jnp.concatenate([observation, action], axis=-1)
-        return jax.vmap(critic_net.apply, in_axes=(0, None))(critics, inputs)[..., 0]  # [C, B]
+        inputs = jnp.broadcast_to(inputs, (hyper.num_critics, *inputs.shape))
+        return jax.vmap(critic_net.apply)(critics, inputs)[..., 0]  # [C, B]
 
     def critic_loss(critics: chex.ArrayTree, batch: Transition, target: chex.Array):
         q = q_values(critics, batch.observation, batch.action)
@@ -150,8 +150,7 @@ def _descend(optimizer: optax.GradientTransformation, grads, opt_state, params):
     return optax.apply_updates(params, updates), opt_state
 
 
-@struct.dataclass
-class SACAgentState:
+class SACAgentState(struct.PyTreeNode):
     """State of the model-free agent."""
 
     key: chex.PRNGKey
@@ -213,12 +212,13 @@ def interaction(
         state = observe(state, transition)
         key, update_key, action_key = jax.random.split(state.key, 3)
 
-        def update(learned: SACState, key: chex.PRNGKey) -> tuple[SACState, Metrics]:
-            batch_key, key = jax.random.split(key)
-            return learner.update(learned, sample_batch(state, batch_key), key)
-
-        keys = jax.random.split(update_key, config.updates_per_step)
-        learned, metrics = jax.lax.scan(update, state.sac, keys)
+        batch_keys, update_keys = jax.random.split(update_key, (2, config.updates_per_step))
+        batches = jax.vmap(lambda key: sample_batch(state, key))(batch_keys)
+        learned, metrics = jax.lax.scan(
+            lambda learned, inputs: learner.update(learned, *inputs),
+            state.sac,
+            (batches, update_keys),
+        )
         action = learner.sample(learned.policy, next_observation, action_key)
         metrics = jax.tree.map(jnp.mean, metrics)
         return state.replace(key=key, sac=learned), action, metrics

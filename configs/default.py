@@ -22,7 +22,9 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     config.seed = 0  # first seed
     config.num_seeds = 1  # seeds trained together: seed, seed + 1, ...
 
-    config.total_steps = placeholder(int)  # environment steps per seed, initial exploration included
+    config.total_steps = placeholder(
+        int
+    )  # environment steps per seed, initial exploration included
     config.initial_steps = placeholder(int)  # uniformly random steps before learning starts
     config.epoch_length = placeholder(int)  # environment steps between evaluations
     config.eval_episodes = 10  # greedy episodes per seed and evaluation
@@ -40,7 +42,9 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     sac.target_update_rate = 0.005  # Polyak coefficient tau
     sac.target_update_every = placeholder(int)  # updates between target updates
     sac.learn_temperature = placeholder(bool)
-    sac.initial_temperature = placeholder(float)  # entropy coefficient alpha; its fixed value when not learned
+    sac.initial_temperature = placeholder(
+        float
+    )  # entropy coefficient alpha; its fixed value when not learned
     sac.target_entropy = placeholder(float)  # nats; default -action_size
 
     config.model = model = ml_collections.ConfigDict()
@@ -50,11 +54,17 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.hidden_width = placeholder(int)
     model.hidden_depth = 4
     model.learning_rate = placeholder(float)
-    model.weight_decay = placeholder(tuple)  # L2 coefficient per layer, input to head; one value serves all layers
+    model.weight_decay = placeholder(
+        tuple
+    )  # L2 coefficient per layer, input to head; one value serves all layers
     model.batch_size = 256  # rows per member and gradient step
     model.train_every = placeholder(int)  # environment steps between fits
-    model.learn_variance_bounds = placeholder(bool)  # train the soft bounds of the predicted log-variance
-    model.predict_delta = True  # predict next_observation - observation rather than next_observation
+    model.learn_variance_bounds = placeholder(
+        bool
+    )  # train the soft bounds of the predicted log-variance
+    model.predict_delta = (
+        True  # predict next_observation - observation rather than next_observation
+    )
     model.learn_reward = True  # False: use the environment's known reward function
     model.normalize_targets = False  # z-score the regression targets as well as the inputs
     model.bootstrap = True  # each member draws its own training rows with replacement, once per fit
@@ -63,13 +73,19 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.improvement_threshold = 0.01  # relative improvement of the hold-out error that counts
     model.patience = placeholder(int)  # epochs without improvement before the fit stops
     model.incumbent_competes = placeholder(bool)  # the weights before a fit count as its first best
-    model.max_gradient_steps = placeholder(int)  # cap per fit; 0: none (the published stopping rule)
+    model.max_gradient_steps = placeholder(
+        int
+    )  # cap per fit; 0: none (the published stopping rule)
 
     config.rollout = rollout = ml_collections.ConfigDict()
     rollout.filter = placeholder(str)  # which model rollouts to keep: a name in models/rollout.py
     rollout.starts = placeholder(int)  # start states per refresh, drawn from the real replay
-    rollout.schedule = placeholder(tuple)  # (from_step, to_step, from_length, to_length), steps after initial exploration
-    rollout.retain_steps = placeholder(int)  # environment steps for which model transitions stay in use
+    rollout.schedule = placeholder(
+        tuple
+    )  # (from_step, to_step, from_length, to_length), steps after initial exploration
+    rollout.retain_steps = placeholder(
+        int
+    )  # environment steps for which model transitions stay in use
     rollout.deterministic = False  # predict the mean instead of sampling the model's Gaussian
     rollout.real_ratio = placeholder(float)  # share of real transitions in a policy batch
 

@@ -41,7 +41,7 @@ _ORIGINAL_COMMON: Constants = {
     "model.weight_decay": (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4),
     "model.train_every": 250,
     "model.learn_variance_bounds": True,
-    "model.patience": 5,
+    "model.patience": 6,  # published as at most 5 epochs without improvement: it stops on the 6th
     "model.incumbent_competes": False,
     "model.max_gradient_steps": MAX_GRADIENT_STEPS,
     "rollout.starts": 100_000,

@@ -21,6 +21,7 @@ from experiment import files, storage
 PyTree = Any
 T = TypeVar("T")
 _FILES = "files.json"
+_OVERHEAD = 1 << 20  # bytes besides the arrays: names, shapes, the driver's values; a round number
 _LATEST, _BEST = "latest", "best"
 
 
@@ -83,10 +84,16 @@ class Checkpointer:
         earlier = self._list(kind)
         number = _number(earlier[-1]) + 1 if earlier else 0
         temporary = self._folder / f"tmp_{os.getpid()}_{kind}_{number:06d}"
-        note = f"The checkpoint takes up to {files.readable_bytes(storage.tree_bytes(tree))}. "
-        note += self._fallback(earlier)
+        size = storage.tree_bytes(tree) + _OVERHEAD
+
+        def note() -> str:
+            return f"The checkpoint takes {files.readable_bytes(size)}. {_fallback(earlier)}"
+
         with files.disk_problems_as_user_errors(self._folder, "A checkpoint", note):
             try:
+                temporary.mkdir(parents=True)
+                # Array storage that fails half-way keeps writing in the background for a moment.
+                files.check_free_space(temporary, size)
                 storage.save_tree(temporary / "arrays", tree)
                 storage.save_dict(temporary / "values", values)
                 contents = files.fingerprints(temporary)
@@ -94,19 +101,8 @@ class Checkpointer:
                 files.rename_durably(temporary, self._folder / f"{kind}_{number:06d}")
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        for folder in earlier[: len(earlier) + 1 - keep]:
+        for folder in earlier[: max(0, len(earlier) + 1 - keep)]:
             self._remove(folder)
-
-    def _fallback(self, earlier: list[Path]) -> str:
-        """Returns what is still there when a save fails, as a sentence."""
-        for folder in reversed(earlier):
-            try:
-                step = storage.restore_dict(folder / "values").get("step")
-            except (OSError, ValueError):
-                continue
-            of_step = "" if step is None else f" of step {step}"
-            return f"The previous one{of_step} is intact: the same command resumes from it."
-        return "There is no earlier one."
 
     def _read(self, kind: str, example: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         def load(folder: Path) -> tuple[PyTree, dict[str, Any]]:
@@ -168,6 +164,18 @@ def _check_contents(folder: Path) -> None:
     wrong = [n for n in sorted(expected | actual) if expected.get(n) != actual.get(n)]
     if wrong:
         raise ValueError(f"damaged or missing: {', '.join(wrong)}")
+
+
+def _fallback(earlier: list[Path]) -> str:
+    """Returns what is still there when a save fails, as a sentence."""
+    for folder in reversed(earlier):
+        try:
+            step = storage.restore_dict(folder / "values").get("step")
+        except (OSError, ValueError):
+            continue
+        of_step = "" if step is None else f" of step {step}"
+        return f"The previous one{of_step} is intact: the same command resumes from it."
+    return "There is no earlier one."
 
 
 def _suffix(folder: Path) -> str:

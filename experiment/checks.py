@@ -47,7 +47,6 @@ SMALLEST: dict[str, int] = {
     "checkpoint.every_epochs": 0,
 }
 
-
 _POSITIVE = ("sac.learning_rate", "model.learning_rate")
 
 _RATIOS = ("model.holdout_ratio", "model.improvement_threshold", "rollout.real_ratio")

@@ -23,9 +23,7 @@ class Evaluator:
         self._seeds = seeds
         self._envs = [[envs.make(env_id) for _ in range(episodes)] for _ in seeds]
 
-    def run(
-        self, act: Callable[[np.ndarray], np.ndarray], position: int
-    ) -> Evaluation:
+    def run(self, act: Callable[[np.ndarray], np.ndarray], position: int) -> Evaluation:
         """Plays one episode in every environment.
 
         Args:

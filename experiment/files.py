@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from errors import UserError
@@ -81,13 +81,15 @@ def _crc32(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def disk_problems_as_user_errors(folder: Path, what: str, note: str = "") -> Iterator[None]:
+def disk_problems_as_user_errors(
+    folder: Path, what: str, note: Callable[[], str] = str
+) -> Iterator[None]:
     """Turns a full disk or a refused write inside the block into a `UserError`.
 
     Args:
       folder: the folder written to, named in the message.
       what: what was being written, e.g. "The metrics".
-      note: sentence appended to the message.
+      note: returns a sentence to append to the message; called only on a problem.
     """
     try:
         yield
@@ -98,7 +100,7 @@ def disk_problems_as_user_errors(folder: Path, what: str, note: str = "") -> Ite
         if problem is None:
             raise
         raise UserError(
-            f"{what} could not be written to {folder}: {problem} {note}".strip()
+            f"{what} could not be written to {folder}: {problem} {note()}".strip()
         ) from error
 
 
@@ -114,6 +116,12 @@ def _disk_problem(error: Exception, folder: Path) -> str | None:
     if code in _NOT_A_FOLDER:
         return "a file with this name is in the way. Remove it or pass another --workdir."
     return None
+
+
+def check_free_space(folder: Path, size: int) -> None:
+    """Raises the `OSError` of a full disk unless `size` bytes are free on the disk of `folder`."""
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def free_space(folder: Path) -> str:

@@ -12,7 +12,11 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from experiment import metrics
-from experiment.files import write_bytes_atomically, write_text_atomically
+from experiment.files import (
+    disk_problems_as_user_errors,
+    write_bytes_atomically,
+    write_text_atomically,
+)
 from experiment.progress import duration
 from experiment.run_folder import read_config
 
@@ -54,7 +58,11 @@ def t_interval(values: np.ndarray) -> np.ndarray:
 
 
 def draw_curve(workdir: Path) -> None:
-    """Draws `curve.png`: evaluation return against environment steps, per seed and on average."""
+    """Draws `curve.png`: evaluation return against environment steps, per seed and on average.
+
+    Raises:
+      UserError: `workdir` is not a run folder, or the disk is full or not writable.
+    """
     returns = _returns(workdir)
     config = read_config(workdir)["config"]
     figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
@@ -67,10 +75,12 @@ def draw_curve(workdir: Path) -> None:
     axes.set_title(f"{config.get('algo')} \N{EN DASH} {config.get('env')}")
     axes.set_xlabel("environment steps per seed")
     axes.set_ylabel("evaluation return (sum of rewards per episode)")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     image = io.BytesIO()
     canvas.print_png(image)
-    write_bytes_atomically(Path(workdir) / CURVE_FILE, image.getvalue())
+    with disk_problems_as_user_errors(Path(workdir), "The learning curve"):
+        write_bytes_atomically(Path(workdir) / CURVE_FILE, image.getvalue())
 
 
 def write_report(workdir: Path, command: str) -> None:
@@ -79,6 +89,9 @@ def write_report(workdir: Path, command: str) -> None:
     Args:
       workdir: run folder with at least a `config.json`.
       command: what the user typed to start the run.
+
+    Raises:
+      UserError: as for `draw_curve`.
     """
     workdir = Path(workdir)
     draw_curve(workdir)
@@ -94,7 +107,8 @@ def write_report(workdir: Path, command: str) -> None:
         _time_section(frames),
         _setup_section(command, config, description["environment"]),
     ]
-    write_text_atomically(workdir / REPORT_FILE, "\n\n".join(filter(None, sections)) + "\n")
+    with disk_problems_as_user_errors(workdir, "The report"):
+        write_text_atomically(workdir / REPORT_FILE, "\n\n".join(filter(None, sections)) + "\n")
 
 
 def _returns(workdir: Path) -> pd.DataFrame:
@@ -122,9 +136,9 @@ def _draw_returns(axes: Axes, returns: pd.DataFrame) -> None:
             label="95 % Student-t interval of the mean over seeds",
         )
         label = f"mean of {values.shape[1]} seeds"
-        axes.plot(steps, mean, color="C0", linewidth=2.5, marker=marker, label=label)
+        axes.plot(steps, mean, color="C0", linewidth=2.5, marker=marker, label=label, zorder=3)
     for index, seed in enumerate(returns.columns):
-        style = {"color": "0.45", "linewidth": 0.8} if several else {"linewidth": 2.0}
+        style = {"color": "0.5", "linewidth": 0.8} if several else {"linewidth": 2.0}
         name = f"seed {seed}" if not several else "single seeds" if index == 0 else None
         axes.plot(steps, values[:, index], marker=marker, label=name, **style)
     axes.set_ylim(*_limits(values, mean, half_width))

@@ -62,6 +62,12 @@ class Ensemble(NamedTuple):
     target_size: int  # D = O + 1, or O when the reward function is given
 
 
+def silu(x: chex.Array) -> chex.Array:
+    """x sigmoid(x), written with tanh: faster on CPU than through exp, and equal to rounding."""
+    half = 0.5 * x
+    return half + half * jnp.tanh(half)
+
+
 def soft_clamp(x: chex.Array, lower: chex.Array, upper: chex.Array) -> chex.Array:
     """Bounds log-variances x smoothly from both sides (PETS, appendix A.1)."""
     x = upper - nn.softplus(upper - x)
@@ -83,7 +89,7 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec) -> Ensemble:
         2 * target_size,
         hyper.hidden_width,
         hyper.hidden_depth,
-        activation=nn.silu,
+        activation=silu,
         kernel_init=truncated_normal_init,
     )
 

@@ -25,8 +25,7 @@ SCORING_BLOCK = 1000  # hold-out rows per forward pass: small enough for the cac
 CENTRAL_90 = 1.6449  # standard deviations around the mean that hold 90 % of a Gaussian
 
 
-@struct.dataclass
-class ModelState:
+class ModelState(struct.PyTreeNode):
     """The learned model and everything its training carries."""
 
     params: chex.ArrayTree  # leading axis E
@@ -149,9 +148,7 @@ def make_fit(config: ConfigDict, ensemble: Ensemble, objective: ModelObjective) 
         progress = Progress(state.params, start, jnp.zeros((), jnp.int32))
         zero = jnp.zeros((), jnp.int32)
         (_, opt_state, objective_state), progress, epochs, steps, train_metrics = (
-            jax.lax.while_loop(
-                unfinished, epoch, (training, progress, zero, zero, zero_metrics)
-            )
+            jax.lax.while_loop(unfinished, epoch, (training, progress, zero, zero, zero_metrics))
         )
         params = progress.best_params
         final = holdout_errors(ensemble, params, normalizers, replay, split)
@@ -249,9 +246,7 @@ def holdout_errors(
         position = index * block + jnp.arange(block)
         counted = (position < split.holdout_size)[None, :, None]
         rows = buffer.gather_slots(replay, split.holdout[position % split.holdout.shape[0]])
-        batch = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (ensemble.num_members, *x.shape)), rows
-        )
+        batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (ensemble.num_members, *x.shape)), rows)
         prediction = ensemble.predict(params, normalizers, batch.observation, batch.action)
         target = ensemble.targets(batch)
         error = jnp.square(prediction.mean - target)

@@ -42,8 +42,7 @@ class Layout(NamedTuple):
         return sum(math.prod(shape) for shape in self.shapes)
 
 
-@struct.dataclass
-class ReplayState:
+class ReplayState(struct.PyTreeNode):
     """Contents of the ring."""
 
     rows: chex.Array  # [capacity, W] float32, one item each

@@ -13,8 +13,7 @@ ObjectiveState = Any  # a pytree
 LossOutput = tuple[chex.Array, tuple[ObjectiveState, dict[str, chex.Array]]]
 
 
-@struct.dataclass
-class Context:
+class Context(struct.PyTreeNode):
     """The rest of the agent, as constants. Likelihood ignores it, decision-aware objectives do not."""
 
     policy: chex.ArrayTree
@@ -36,6 +35,4 @@ class ModelObjective(NamedTuple):
     """
 
     init: Callable[[chex.PRNGKey], ObjectiveState]
-    loss: Callable[
-        [chex.ArrayTree, ObjectiveState, Transition, Context, chex.PRNGKey], LossOutput
-    ]
+    loss: Callable[[chex.ArrayTree, ObjectiveState, Transition, Context, chex.PRNGKey], LossOutput]

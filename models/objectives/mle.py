@@ -25,9 +25,7 @@ def make(config: ConfigDict, ensemble: Ensemble) -> ModelObjective:
         if not config.model.learn_variance_bounds:
             bounds = ("log_variance_min", "log_variance_max")
             params = params | {name: jax.lax.stop_gradient(params[name]) for name in bounds}
-        prediction = ensemble.predict(
-            params, context.normalizers, batch.observation, batch.action
-        )
+        prediction = ensemble.predict(params, context.normalizers, batch.observation, batch.action)
         nll = gaussian_nll(prediction, ensemble.targets(batch)).mean(axis=(1, 2))  # [E]
         spread = params["log_variance_max"] - params["log_variance_min"]  # [E, D]
         # averaged over members: the published penalty is on bounds that all members share

@@ -146,7 +146,16 @@ def test_what_only_pickle_could_store_is_refused(tmp_path, value):
     assert names(tmp_path) == []
 
 
-def test_only_the_newest_are_kept_and_the_same_step_may_be_saved_again(tmp_path):
+@pytest.mark.parametrize("keep", [1, 2, 5])
+def test_no_more_and_no_fewer_than_the_newest_are_kept(tmp_path, keep):
+    checkpointer = Checkpointer(tmp_path, keep)
+    for step in range(7):
+        checkpointer.save(step, {}, {})
+        newest = range(max(0, step + 1 - keep), step + 1)
+        assert names(tmp_path) == [f"latest_{number:06d}" for number in newest]
+
+
+def test_the_same_step_may_be_saved_again(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=2)
     for step, value in [(10, 0), (20, 1), (20, 2)]:
         checkpointer.save(step, {"x": jnp.int32(value)}, {"value": value})
@@ -297,7 +306,7 @@ def test_full_disk_names_folder_and_sizes_and_keeps_the_previous(small_disk, cap
     assert f"{small_disk}: there is no space left" in message
     assert "MiB free" in message
     assert "step 7 is intact" in message
-    assert ("takes up to 19.1 MiB" in message) == (too_large == "state")
+    assert ("takes 20.1 MiB" in message) == (too_large == "state")
     assert names(small_disk) == ["latest_000000"]
     assert checkpointer.restore({"x": jnp.arange(10)})[0] == 7
     assert capfd.readouterr().err == ""

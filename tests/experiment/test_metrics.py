@@ -25,7 +25,7 @@ def row(value, **more):
 
 
 def table(workdir, seed):
-    return list(csv.reader((workdir / "metrics" / f"seed_{seed}.csv").open()))
+    return list(csv.reader((workdir / "metrics" / f"seed_{seed}.csv").read_text().splitlines()))
 
 
 def events(folder: Path):

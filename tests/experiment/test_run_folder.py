@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import pytest
 
 from errors import UserError
 from experiment import run_folder
-from experiment.files import write_text_atomically
+from experiment.files import disk_problems_as_user_errors, write_text_atomically
 from experiment.run_folder import close_run, describe_environment, open_run, read_config
 
 ROOT = Path(__file__).parents[2]
@@ -169,3 +171,29 @@ def test_atomic_write_replaces_and_leaves_nothing_beside(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     with pytest.raises(FileNotFoundError):
         write_text_atomically(tmp_path / "absent" / "a", "x")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EACCES, "you may not write there.*--workdir"),
+        (errno.EROFS, "you may not write there"),
+        (errno.ENOSPC, r"no space left \(\d+\.\d [MG]iB free\)"),
+        (errno.EDQUOT, "no space left"),
+    ],
+)
+def test_disk_problems_name_the_folder_and_the_remedy(tmp_path, code, words):
+    folder = tmp_path / "absent"
+    with (
+        pytest.raises(UserError, match=rf"The thing could not be written to {folder}: .*{words}"),
+        disk_problems_as_user_errors(folder, "The thing"),
+    ):
+        raise OSError(code, os.strerror(code))
+
+
+def test_other_errors_pass_unchanged(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError),
+        disk_problems_as_user_errors(tmp_path, "The thing"),
+    ):
+        raise FileNotFoundError(errno.ENOENT, "gone")
