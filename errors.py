@@ -1,4 +1,4 @@
-"""The one exception that means "the user can fix this": shown as a message, never as a traceback."""
+"""The exception that means "the user can fix this": a message, never a traceback."""
 
 
 class UserError(Exception):

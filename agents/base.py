@@ -16,11 +16,11 @@ class Agent(NamedTuple):
       init: `(key) -> state`. The state keeps a key of its own, so no other function is given one.
       explore: `(state, observation [O]) -> (state, action [A])`, before learning starts.
       observe: `(state, transition) -> state`, stores a transition without learning.
-      step: `(state, transition, next_observation [O]) -> (state, action [A], metrics)`. One compiled
-        program per environment step: stores the transition, does the gradient updates, and
+      step: `(state, transition, next_observation [O]) -> (state, action [A], metrics)`. One
+        compiled program per environment step: stores the transition, does the gradient updates, and
         chooses the action for `next_observation`.
-      refresh: `(state) -> (state, metrics)`, every `refresh_every` steps of learning, before `step`:
-        fits the model and generates rollouts. `None` for model-free agents.
+      refresh: `(state) -> (state, metrics)`, every `refresh_every` steps of learning, before
+        `step`: fits the model and generates rollouts. `None` for model-free agents.
       policy: `(state) -> policy_params`, what `act` needs.
       act: `(policy_params, observations [N, O]) -> actions [N, A]`, greedy, for evaluation.
       refresh_every: environment steps between refreshes; 0 without `refresh`.

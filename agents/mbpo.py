@@ -1,8 +1,9 @@
 """Model-based policy optimisation (Janner et al. 2019, arXiv 1906.08253, algorithm 2).
 
-Every `model.train_every` environment steps `refresh` fits the ensemble to the real data and fills a replay
-with short rollouts of the current policy in it; every step does soft actor-critic updates on batches
-that mix the two. The model objective and the rollout filter are the parts other algorithms swap.
+Every `model.train_every` environment steps `refresh` fits the ensemble to the real data and fills a
+replay with short rollouts of the current policy in it; every step does soft actor-critic updates on
+batches that mix the two. The model objective and the rollout filter are the parts other algorithms
+swap.
 """
 
 import chex
@@ -45,7 +46,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     batch_real = int(config.sac.batch_size * rollout.real_ratio)
 
     def window(env_steps: chex.Numeric) -> chex.Numeric:
-        """Model transitions in use: those of the last `retain_steps` if no branch had ended early."""
+        """Model transitions in use: those of the last `retain_steps` if no branch ended early."""
         length = rollout_length(rollout.schedule, env_steps - config.initial_steps)
         refreshes = max(rollout.retain_steps // config.model.train_every, 1)
         return length * rollout.starts * refreshes

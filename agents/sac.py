@@ -1,6 +1,6 @@
-"""Soft actor-critic (Haarnoja et al. 2018b, arXiv 1812.05905): the update, and the model-free agent.
+"""Soft actor-critic (Haarnoja et al. 2018b, arXiv 1812.05905).
 
-The update is used by every agent of this code base that learns a continuous policy.
+The update, used by every agent here that learns a continuous policy, and the model-free agent.
 """
 
 from collections.abc import Callable
@@ -192,8 +192,8 @@ def interaction(
 ) -> dict[str, Callable]:
     """Returns the members of an `Agent` that act and learn with soft actor-critic.
 
-    Its state has the fields `key`, `env_steps`, `sac` and `replay`; `sample_batch(state, key)` draws the
-    transitions [B, ...] of one gradient update from it.
+    Its state has the fields `key`, `env_steps`, `sac` and `replay`; `sample_batch(state, key)`
+    draws the transitions [B, ...] of one gradient update from it.
     """
 
     def explore(state: Any, observation: chex.Array) -> tuple[Any, chex.Array]:

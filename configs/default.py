@@ -1,8 +1,8 @@
-"""The full configuration, one comment per field. Every other file in this folder changes a few of these.
+"""The full configuration, one comment per field; the other files here change a few of them.
 
-A field that is `None` here is filled in when the run starts, from the recipe (`config.algo`), the preset
-(`config.preset`) and the environment (`configs/environments.py`), in that order; a value given on the
-command line always wins. `config.json` in the run folder records the result.
+A field that is `None` here is filled in when the run starts, from the recipe (`config.algo`), the
+preset (`config.preset`) and the environment (`configs/environments.py`), in that order; a value
+given on the command line always wins. `config.json` in the run folder records the result.
 
     python train.py --config.algo=mbpo                    HalfCheetah-v5
     python train.py --config=configs/default.py:Hopper-v5
@@ -18,7 +18,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
 
     config.algo = "mbpo"  # recipe: a row of agents/recipes.py
     config.env = env  # Gymnasium environment id
-    config.preset = "original"  # constants of "original" (Janner et al. 2019) or "mbrl_lib" (Pineda et al. 2021)
+    config.preset = "original"  # constants of Janner et al. 2019; "mbrl_lib": Pineda et al. 2021
     config.seed = 0  # first seed
     config.num_seeds = 1  # seeds trained together: seed, seed + 1, ...
 

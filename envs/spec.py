@@ -9,10 +9,10 @@ from typing import NamedTuple
 import chex
 
 TerminationFn = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
-"""`(observation [..., O], action [..., A], next_observation [..., O]) -> terminated [...]` (bool)."""
+"""`(observation [..., O], action [..., A], next_observation [..., O]) -> bool [...]`."""
 
 RewardFn = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
-"""`(observation [..., O], action [..., A], next_observation [..., O]) -> reward [...]` (float32)."""
+"""`(observation [..., O], action [..., A], next_observation [..., O]) -> float32 [...]`."""
 
 
 class EnvSpec(NamedTuple):

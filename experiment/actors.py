@@ -1,4 +1,4 @@
-"""The environments of a training run, one per seed, stepped in lockstep, and able to resume exactly."""
+"""The environments of a training run: one per seed, in lockstep, able to resume exactly."""
 
 import gymnasium
 import numpy as np
@@ -11,18 +11,18 @@ TRAINING, EVALUATION = 0, 1  # streams of episode seeds
 
 
 def episode_seed(seed: int, stream: int, *position: int) -> int:
-    """Returns the reset seed of one episode, a function of its place in the run and nothing else."""
+    """Returns the reset seed of one episode, a function of nothing but its place in the run."""
     return int(np.random.SeedSequence([seed, stream, *position]).generate_state(1)[0])
 
 
 class Actors:
     """S training environments.
 
-    Resuming replays the actions of the episodes under way from their seeded resets, so that no internals of
-    a simulator have to be stored.
+    Resuming replays the actions of the episodes under way from their seeded resets, so that no
+    internals of a simulator have to be stored.
     """
 
-    def __init__(self, env_id: str, seeds: list[int]):
+    def __init__(self, env_id: str, seeds: list[int]) -> None:
         self._env_id = env_id
         self._seeds = seeds
         self._envs: list[gymnasium.Env] = [envs.make(env_id) for _ in seeds]
@@ -43,7 +43,7 @@ class Actors:
         transition = Transition(*(np.stack(field) for field in zip(*results, strict=True)))
         over = (transition.terminated > 0) | (transition.truncated > 0)
         self.observation = transition.next_observation.copy()
-        for k in np.flatnonzero(over):
+        for k in np.flatnonzero(over).tolist():
             self._episodes[k] += 1
             self.observation[k] = self._reset(k)
         return transition

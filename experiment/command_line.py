@@ -62,7 +62,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             "--config.total_steps=10000 (quote values that contain spaces)."
         )
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.WARNING  # absl would show what every library has to say
+        flags.FLAGS[
+            "verbosity"
+        ].value = logging.WARNING  # absl would show what every library has to say
     return rest
 
 

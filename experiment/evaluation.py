@@ -19,7 +19,7 @@ class Evaluation(NamedTuple):
 class Evaluator:
     """N environments per seed, acted on as one batch."""
 
-    def __init__(self, env_id: str, seeds: list[int], episodes: int):
+    def __init__(self, env_id: str, seeds: list[int], episodes: int) -> None:
         self._seeds = seeds
         self._envs = [[envs.make(env_id) for _ in range(episodes)] for _ in seeds]
 

@@ -52,6 +52,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Times a `with` block as part of `stage`."""
         start = time.perf_counter()
         yield
         self._seconds[stage] += time.perf_counter() - start
@@ -65,7 +66,7 @@ class Stopwatch:
 class Run:
     """A training run: what persists between environment steps outside the agent's state."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: ConfigDict, workdir: Path) -> None:
         self._config, self._workdir = config, workdir
         self._seeds = [config.seed + k for k in range(config.num_seeds)]
         agent = make_agent(config, envs.spec(config.env))
@@ -87,7 +88,7 @@ class Run:
         self._env_step, self._epochs = 0, 0
         self._best_return = -np.inf
         self._wall_clock = 0.0  # seconds of training up to the last checkpoint
-        self._restore()
+        self._state, self._action = self._start()
 
     def train(self) -> None:
         """Runs to `total_steps`, with an evaluation and a checkpoint at the end of every epoch."""
@@ -157,8 +158,8 @@ class Run:
         if broken := first_non_finite(rows):
             raise UserError(
                 f"{broken[1]} of seed {self._seeds[broken[0]]} is not finite at step "
-                f"{self._env_step}: the training diverged. The checkpoint before this epoch is kept "
-                f"in {self._workdir / 'checkpoints'}. Lower --config.sac.learning_rate or "
+                f"{self._env_step}: the training diverged. The checkpoint before this epoch is "
+                f"kept in {self._workdir / 'checkpoints'}. Lower --config.sac.learning_rate or "
                 "--config.model.learning_rate, and train in a new --workdir."
             )
         self._epochs += 1
@@ -198,19 +199,18 @@ class Run:
             }
             self._checkpointer.save(self._env_step, self._state, driver)
 
-    def _restore(self) -> None:
-        """Continues from the newest checkpoint, or starts from the beginning."""
+    def _start(self) -> tuple[Any, np.ndarray]:
+        """Returns the agent state and the actions [S, A] to start from: a checkpoint's, if any."""
         found = self._checkpointer.restore(self._agent.state_shape)
         if found is None:
             self._metrics.truncate(-1)
-            self._state = self._agent.init(self._seeds)
-            self._state, action = self._agent.explore(self._state, self._actors.observation)
-            self._action = np.asarray(action)
-            return
-        self._env_step, self._state, driver = found
+            state = self._agent.init(self._seeds)
+            state, action = self._agent.explore(state, self._actors.observation)
+            return state, np.asarray(action)
+        self._env_step, state, driver = found
         self._epochs, self._wall_clock = driver["epochs"], driver["wall_clock"]
         self._best_return = driver["best_return"]
-        self._action = driver["action"]
         self._actors.restore(driver)
         self._metrics.truncate(self._env_step)
         print(f"Resuming at step {self._env_step} of {self._config.total_steps}.", flush=True)
+        return state, driver["action"]

@@ -17,8 +17,8 @@ def check(state_shape: Any, num_seeds: int) -> str:
     """Returns one line saying what the agent state takes, part by part.
 
     Args:
-      state_shape: the state as ShapeDtypeStructs with a leading seed axis: a dataclass, whose fields
-        are the parts.
+      state_shape: the state as ShapeDtypeStructs with a leading seed axis: a dataclass, whose
+        fields are the parts.
       num_seeds: length of that axis.
 
     Raises:

@@ -1,8 +1,8 @@
 """Running an agent written for one seed on several seeds at once.
 
-The seed axis is the leading axis of every array. It is sharded over the available devices; several seeds
-on one device are vectorised on accelerators and run one after the other on CPU, where vectorising
-small matrix products is slower than the loop.
+The seed axis is the leading axis of every array. It is sharded over the available devices; several
+seeds on one device are vectorised on accelerators and run one after the other on CPU, where
+vectorising small matrix products is slower than the loop.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ SEED_AXIS = "seed"
 
 @dataclasses.dataclass(frozen=True)
 class LiftedAgent:
-    """An `Agent` whose functions take and return a leading seed axis S, compiled and donating state.
+    """An `Agent` with a leading seed axis S everywhere, compiled, and donating its state.
 
-    `init` takes the seeds themselves, a list of S integers. Key streams depend on the seed alone: seed k of
-    any run has the keys of a run of seed k on its own.
+    `init` takes the seeds themselves, a list of S integers. Key streams depend on the seed alone:
+    seed k of any run has the keys of a run of seed k on its own.
     """
 
     init: Callable[[list[int]], Any]

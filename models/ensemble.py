@@ -1,8 +1,8 @@
 """A bootstrapped ensemble of diagonal-Gaussian dynamics models.
 
-Chua et al. 2018 (PETS, arXiv 1805.12114), as used by Janner et al. 2019 (MBPO, arXiv 1906.08253). Every
-parameter has a leading member axis; members share nothing, so one member can be snapshot, restored or
-sliced out on its own.
+Chua et al. 2018 (PETS, arXiv 1805.12114), as used by Janner et al. 2019 (MBPO, arXiv 1906.08253).
+Every parameter has a leading member axis; members share nothing, so one member can be snapshot,
+restored or sliced out on its own.
 """
 
 import math
@@ -47,10 +47,12 @@ class Ensemble(NamedTuple):
 
     Attributes:
       init: `(key) -> params`, leading axis E.
-      predict: `(params, normalizers, observation [M, B, O], action [M, B, A]) -> Prediction [M, B, D]`;
-        M is the leading axis of the parameters.
-      targets: `(Transition [...]) -> [..., D]`: observation change (or next observation), then reward.
-      decode: `(observation [..., O], action [..., A], target [..., D]) -> (next_observation, reward)`.
+      predict: `(params, normalizers, observation [M, B, O], action [M, B, A]) -> Prediction`,
+        a Gaussian over [M, B, D]; M is the leading axis of the parameters.
+      targets: `(Transition [...]) -> [..., D]`: change of the observation (or the next one),
+        then reward.
+      decode: `(observation [..., O], action [..., A], target [..., D]) -> next observation
+        [..., O] and reward [...]`.
     """
 
     init: Callable[[chex.PRNGKey], chex.ArrayTree]
@@ -63,7 +65,7 @@ class Ensemble(NamedTuple):
 
 
 def silu(x: chex.Array) -> chex.Array:
-    """x sigmoid(x), written with tanh: faster on CPU than through exp, and equal to rounding."""
+    """Returns x sigmoid(x), through tanh: faster on CPU than through exp, equal to rounding."""
     half = 0.5 * x
     return half + half * jnp.tanh(half)
 
@@ -74,7 +76,9 @@ def soft_clamp(x: chex.Array, lower: chex.Array, upper: chex.Array) -> chex.Arra
     return lower + nn.softplus(x - lower)
 
 
-def truncated_normal_init(key: chex.PRNGKey, shape: tuple[int, ...], dtype=jnp.float32):
+def truncated_normal_init(
+    key: chex.PRNGKey, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+) -> chex.Array:
     """Weights ~ N(0, 1 / (2 sqrt(fan_in))), redrawn beyond two standard deviations (PETS)."""
     std = 1.0 / (2.0 * math.sqrt(shape[0]))
     return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
@@ -124,6 +128,7 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec) -> Ensemble:
             next_observation = observation + next_observation
         if hyper.learn_reward:
             return next_observation, target[..., -1]
+        assert spec.reward is not None, "checked with the configuration"
         return next_observation, spec.reward(observation, action, next_observation)
 
     return Ensemble(init, predict, targets, decode, hyper.num_members, input_size, target_size)

@@ -1,9 +1,9 @@
 """Fitting the ensemble to the replay: one compiled, early-stopped program.
 
-The rule of Janner et al. 2019 (MBPO): hold rows out, bootstrap the rest per member, train in epochs until
-no member has improved its hold-out error for a while, and give every member its best weights back.
-A cap on gradient steps bounds the time of one fit. Row counts and epochs are dynamic, shapes are not,
-so the same program serves the whole run.
+The rule of Janner et al. 2019 (MBPO): hold rows out, bootstrap the rest per member, train in epochs
+until no member has improved its hold-out error for a while, and give every member its best weights
+back. A cap on gradient steps bounds the time of one fit. Row counts and epochs are dynamic, shapes
+are not, so the same program serves the whole run.
 """
 
 from collections.abc import Callable
@@ -57,8 +57,8 @@ class Fit(NamedTuple):
 
     Attributes:
       init: `(key) -> ModelState`.
-      fit: `(ModelState, replay, Context, key) -> (ModelState, metrics)`; the normalisers of the context
-        are replaced by the ones fitted here.
+      fit: `(ModelState, replay, Context, key) -> (ModelState, metrics)`; the normalisers of the
+        context are replaced by the ones fitted here.
     """
 
     init: Callable[[chex.PRNGKey], ModelState]
@@ -173,8 +173,8 @@ def split_rows(
 ) -> Split:
     """Holds out a random `holdout_ratio` of the stored rows, at most `holdout_max`.
 
-    With `bootstrap`, every member draws its training rows with replacement from the rest; without, all
-    members have all of the rest. Consumes `key`.
+    With `bootstrap`, every member draws its training rows with replacement from the rest; without,
+    all members have all of the rest. Consumes `key`.
     """
     order_key, bootstrap_key = jax.random.split(key)
     order = _random_order(order_key, replay.capacity, replay.size)
@@ -195,8 +195,8 @@ def minibatch_rows(
 ) -> chex.Array:
     """Returns the replay slots [E, B] of minibatch `index` of an epoch in the given order [N].
 
-    The last minibatch of an epoch wraps around to the first rows. Members with the same training rows
-    (no bootstrap) start at different places of the order, so that no two see the same batches.
+    The last minibatch of an epoch wraps around to the first rows. Members with the same training
+    rows (no bootstrap) start at different places of the order, so that no two see the same batches.
     """
     num_members = split.train.shape[0]
     offset = jnp.zeros(num_members, jnp.int32)

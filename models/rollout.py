@@ -1,4 +1,4 @@
-"""Short branched rollouts of the policy in the learned model (Janner et al. 2019, algorithm 2, line 8)."""
+"""Short branched rollouts of the policy in the learned model (Janner et al. 2019, algorithm 2)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,10 +23,10 @@ class RolloutFilter(NamedTuple):
 
     Attributes:
       init: `(key) -> filter_state`.
-      update: `(filter_state, replay, model_state, key) -> (filter_state, metrics)`, once per refresh, after
-        the model has been fitted.
-      weigh: `(filter_state, transition [B, ...], key) -> weight [B]`; a branch ends where it is 0, and
-        the transition is dropped.
+      update: `(filter_state, replay, model_state, key) -> (filter_state, metrics)`, once per
+        refresh, after the model has been fitted.
+      weigh: `(filter_state, transition [B, ...], key) -> weight [B]`; a branch ends where it is 0,
+        and the transition is dropped.
     """
 
     init: Callable[[chex.PRNGKey], Any]
@@ -51,8 +51,8 @@ FILTERS = {"none": keep_all}
 def rollout_length(schedule: tuple[int, int, int, int], step: chex.Numeric) -> chex.Numeric:
     """Returns the rollout length at `step` environment steps after the initial exploration.
 
-    Linear from `from_length` at `from_step` to `to_length` at `to_step`, truncated to an integer and
-    constant outside (Janner et al. 2019, appendix C; there in epochs of 1000 steps).
+    Linear from `from_length` at `from_step` to `to_length` at `to_step`, truncated to an integer
+    and constant outside (Janner et al. 2019, appendix C; there in epochs of 1000 steps).
     """
     from_step, to_step, from_length, to_length = schedule
     fraction = (step - from_step) / max(to_step - from_step, 1)
@@ -61,7 +61,7 @@ def rollout_length(schedule: tuple[int, int, int, int], step: chex.Numeric) -> c
 
 
 def block_rows(starts: int, num_elites: int) -> int:
-    """Returns how many of `starts` branches to simulate together: a divisor of it, a multiple of K."""
+    """Returns how many branches to simulate together: it divides `starts`, and K divides it."""
     if jax.default_backend() != "cpu":
         return starts
     per_elite = starts // num_elites
@@ -138,8 +138,8 @@ def make_rollout(
                 kept, ended = kept + alive.sum(), ended + over.sum()
                 return transition.next_observation, alive & ~over, model_replay, kept, ended
 
-            carry = (observation, jnp.ones(rows, bool), *carry)
-            return jax.lax.fori_loop(0, length, step, carry)[2:]
+            branches = (observation, jnp.ones(rows, bool), *carry)
+            return jax.lax.fori_loop(0, length, step, branches)[2:]
 
         zero = jnp.zeros((), jnp.int32)
         model_replay, kept, ended = jax.lax.fori_loop(

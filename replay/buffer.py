@@ -39,6 +39,7 @@ class Layout(NamedTuple):
 
     @property
     def width(self) -> int:
+        """Numbers in a row."""
         return sum(math.prod(shape) for shape in self.shapes)
 
 
@@ -62,7 +63,7 @@ def row_bytes(example: chex.ArrayTree) -> int:
 
 
 def init(capacity: int, example: chex.ArrayTree) -> ReplayState:
-    """Returns an empty ring of `capacity` items shaped like `example` (arrays without batch axes)."""
+    """Returns an empty ring of items shaped like `example`, which has no batch axes."""
     leaves, treedef = jax.tree.flatten(example)
     layout = Layout(treedef, tuple(leaf.shape for leaf in leaves))
     position, size = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # donated, so never shared

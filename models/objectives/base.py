@@ -14,7 +14,7 @@ LossOutput = tuple[chex.Array, tuple[ObjectiveState, dict[str, chex.Array]]]
 
 
 class Context(struct.PyTreeNode):
-    """The rest of the agent, as constants. Likelihood ignores it, decision-aware objectives do not."""
+    """The rest of the agent as constants: decision-aware objectives take what they need."""
 
     policy: chex.ArrayTree
     critics: chex.ArrayTree
@@ -28,10 +28,10 @@ class ModelObjective(NamedTuple):
 
     Attributes:
       init: `(key) -> objective_state`, carried through every fit of a run.
-      loss: `(model_params, objective_state, batch, context, key) -> (loss [], (objective_state, metrics))`;
-        batch is a Transition [E, B, ...], its own rows for every member. The loss is summed over
-        members, so that the gradient of one does not depend on how many there are. Weight decay
-        is not its business.
+      loss: `(model_params, objective_state, batch, context, key) -> (loss [], (objective_state,
+        metrics))`; batch is a Transition [E, B, ...], its own rows for every member. The loss is
+        summed over members, so that the gradient of one does not depend on how many there are.
+        Weight decay is not its business.
     """
 
     init: Callable[[chex.PRNGKey], ObjectiveState]
