@@ -85,7 +85,8 @@ class Run:
         )
         self._watch = Stopwatch()
         self._collected: list[Any] = []  # metrics of the epoch under way, still on the device
-        self._env_step, self._epochs = 0, 0
+        self.env_step = 0  # environment steps per seed so far
+        self._evaluations = 0  # the first is of the untrained policy
         self._best_return = -np.inf
         self._wall_clock = 0.0  # seconds of training up to the last checkpoint
         self._state, self._action = self._start()
@@ -95,27 +96,27 @@ class Run:
         config = self._config
         self._lap_start = time.perf_counter()
         with Progress(
-            config.total_steps, self._env_step, f"{config.algo} on {config.env}"
+            config.total_steps, self.env_step, f"{config.algo} on {config.env}"
         ) as progress:
-            while self._env_step < config.total_steps:
-                self._advance()
-                progress.advance(self._env_step)
-                learned = self._env_step - config.initial_steps
-                last = self._env_step == config.total_steps
+            while self.env_step < config.total_steps:
+                self.advance()
+                progress.advance(self.env_step)
+                learned = self.env_step - config.initial_steps
+                last = self.env_step == config.total_steps
                 if learned >= 0 and (learned % config.epoch_length == 0 or last):
                     self._end_epoch(progress, last)
         self._metrics.close()
         self._actors.close()
         self._evaluator.close()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Does one environment step per seed and everything the agent learns from it."""
         agent, config = self._agent, self._config
         with self._watch("environment"):
             transition = self._actors.step(self._action)
         observation = self._actors.observation
-        learned = self._env_step - config.initial_steps
-        self._env_step += 1
+        learned = self.env_step - config.initial_steps
+        self.env_step += 1
         if learned < 0:
             with self._watch("environment"):
                 self._state = agent.observe(self._state, transition)
@@ -135,7 +136,7 @@ class Run:
         policy = self._agent.policy(self._state)
         with self._watch("evaluation"):
             evaluation = self._evaluator.run(
-                lambda observations: self._agent.act(policy, observations), self._env_step
+                lambda observations: self._agent.act(policy, observations), self.env_step
             )
         lap = self._watch.lap()
         now = time.perf_counter()
@@ -144,7 +145,7 @@ class Run:
         means = self._mean_metrics()
         rows = [
             {
-                "env_step": self._env_step,
+                "env_step": self.env_step,
                 "wall_clock": self._wall_clock,
                 "eval/return": float(evaluation.returns[k].mean()),
                 "eval/return_std": float(evaluation.returns[k].std()),
@@ -154,21 +155,21 @@ class Run:
             }
             for k in range(len(self._seeds))
         ]
-        self._metrics.write(self._env_step, rows)
+        self._metrics.write(self.env_step, rows)
         if broken := first_non_finite(rows):
             raise UserError(
                 f"{broken[1]} of seed {self._seeds[broken[0]]} is not finite at step "
-                f"{self._env_step}: the training diverged. The checkpoint before this epoch is "
+                f"{self.env_step}: the training diverged. The checkpoint before this epoch is "
                 f"kept in {self._workdir / 'checkpoints'}. Lower --config.sac.learning_rate or "
                 "--config.model.learning_rate, and train in a new --workdir."
             )
-        self._epochs += 1
+        self._evaluations += 1
         with self._watch("checkpoint"):
             self._save(float(evaluation.returns.mean()), policy, last)
         report.draw_curve(self._workdir)
         mean_row = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         spread = float(evaluation.returns.mean(axis=1).std()) if len(rows) > 1 else None
-        progress.epoch(self._env_step, mean_row, lap, spread)
+        progress.epoch(self._evaluations - 1, self.env_step, mean_row, lap, spread)
 
     def _mean_metrics(self) -> dict[str, np.ndarray]:
         """Returns each metric [S] averaged over the epoch, and forgets them."""
@@ -185,19 +186,17 @@ class Run:
             return
         if mean_return > self._best_return:
             self._best_return = mean_return
-            self._checkpointer.save_best(
-                policy, {"env_step": self._env_step, "return": mean_return}
-            )
-        if last or self._epochs % every == 0:
+            self._checkpointer.save_best(policy, {"env_step": self.env_step, "return": mean_return})
+        if last or self._evaluations % every == 0:
             driver = {
-                "env_step": self._env_step,
-                "epochs": self._epochs,
+                "env_step": self.env_step,
+                "evaluations": self._evaluations,
                 "wall_clock": self._wall_clock,
                 "best_return": self._best_return,
                 "action": self._action,
                 **self._actors.log(),
             }
-            self._checkpointer.save(self._env_step, self._state, driver)
+            self._checkpointer.save(self.env_step, self._state, driver)
 
     def _start(self) -> tuple[Any, np.ndarray]:
         """Returns the agent state and the actions [S, A] to start from: a checkpoint's, if any."""
@@ -207,10 +206,10 @@ class Run:
             state = self._agent.init(self._seeds)
             state, action = self._agent.explore(state, self._actors.observation)
             return state, np.asarray(action)
-        self._env_step, state, driver = found
-        self._epochs, self._wall_clock = driver["epochs"], driver["wall_clock"]
+        self.env_step, state, driver = found
+        self._evaluations, self._wall_clock = driver["evaluations"], driver["wall_clock"]
         self._best_return = driver["best_return"]
         self._actors.restore(driver)
-        self._metrics.truncate(self._env_step)
-        print(f"Resuming at step {self._env_step} of {self._config.total_steps}.", flush=True)
+        self._metrics.truncate(self.env_step)
+        print(f"Resuming at step {self.env_step} of {self._config.total_steps}.", flush=True)
         return state, driver["action"]

@@ -36,7 +36,7 @@ class Progress:
         self._total = total_steps
         self._step = start_step
         self._description = description
-        self._epoch_start, self._epoch_length, self._epoch = start_step, 0, 0
+        self._epoch = 0
         self._figures = ""
         self._next_refresh = 0.0
         self._samples = collections.deque([(time.monotonic(), start_step)])
@@ -69,6 +69,7 @@ class Progress:
 
     def epoch(
         self,
+        number: int,
         env_step: int,
         row: dict[str, float],
         time_split: dict[str, float],
@@ -77,16 +78,14 @@ class Progress:
         """Shows the figures of a finished epoch.
 
         Args:
+          number: epochs of learning so far; 0 is the untrained policy.
           env_step: environment steps per seed so far.
           row: metrics averaged over seeds; what is missing is not shown.
           time_split: seconds per part of the epoch.
           return_std_over_seeds: spread of the evaluation return between seeds; None: the spread
             between episodes in `row` is shown instead.
         """
-        if self._epoch_length == 0:
-            self._epoch_length = env_step - self._epoch_start
-        self._epoch = math.ceil(env_step / self._epoch_length) if self._epoch_length else 0
-        self._step = env_step
+        self._epoch, self._step = number, env_step
         row = dict(row)
         if return_std_over_seeds is not None:
             row[RETURN_STD] = return_std_over_seeds
@@ -157,8 +156,12 @@ def _time_split(seconds: dict[str, float]) -> list[str]:
     total = sum(seconds.values())
     if total <= 0:
         return []
-    shares = (f"{name.removeprefix('time/')} {s / total:.0%}" for name, s in seconds.items())
-    return [", ".join(shares)]
+    shares = sorted(((s / total, name) for name, s in seconds.items()), reverse=True)
+    return [
+        ", ".join(
+            f"{name.removeprefix('time/')} {share:.0%}" for share, name in shares if share >= 0.005
+        )
+    ]
 
 
 def duration(seconds: float) -> str:
