@@ -4,9 +4,9 @@
     python benchmarks/throughput.py --json      one JSON object
     python benchmarks/throughput.py --parts=matmul,ensemble
 
-Rates of one run can be compared with each other, not with those of another hour: shared machines drift
-by a quarter. Every part is measured in a process of its own, with nothing else running, several times;
-the best is reported. Sizes are Hopper's: observation 11, action 3, batches of 256.
+Rates of one run can be compared with each other, not with those of another hour: shared machines
+drift by a quarter. Every part is measured several times in a process of its own, and the best is
+reported. Sizes are Hopper's: observation 11, action 3, batches of 256.
 """
 
 import json
@@ -24,7 +24,7 @@ from absl import app, flags
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-O, A, BATCH, MEMBERS = 11, 3, 256, 7
+OBSERVATION, ACTION, BATCH, MEMBERS = 11, 3, 256, 7
 UPDATES = 20  # fused in one step, as in MBPO on Hopper
 WIDTHS = (256, 512, 1024)
 
@@ -35,12 +35,18 @@ _PART = flags.DEFINE_string("part", None, "Measure one part in this process (int
 
 def sac_flops(width: int) -> float:
     """Multiplications and additions of one SAC update: 16 passes through a two-layer network."""
-    return 16 * 2 * BATCH * ((O + A) * width + width**2 + width)
+    return 16 * 2 * BATCH * ((OBSERVATION + ACTION) * width + width**2 + width)
 
 
 def ensemble_flops() -> float:
     """Those of one gradient step of 7 members: forward, and backward twice as much."""
-    return 3 * 2 * MEMBERS * BATCH * ((O + A) * 200 + 3 * 200**2 + 200 * 2 * (O + 1))
+    return (
+        3
+        * 2
+        * MEMBERS
+        * BATCH
+        * ((OBSERVATION + ACTION) * 200 + 3 * 200**2 + 200 * 2 * (OBSERVATION + 1))
+    )
 
 
 def best_seconds(fn: Callable[[], Any], repeats: int) -> float:
@@ -79,7 +85,7 @@ def _random_replay(capacity: int, size: int) -> Any:
 
     from replay import buffer, example_transition
 
-    state = buffer.init(capacity, example_transition(O, A))
+    state = buffer.init(capacity, example_transition(OBSERVATION, ACTION))
     rows = jax.random.normal(jax.random.key(0), state.rows.shape)
     rows = rows.at[:, -2:].set(0.0)  # terminated and truncated
     return state.replace(rows=rows, size=jnp.asarray(size, jnp.int32))
@@ -111,9 +117,9 @@ def _sac_rate(width: int, num_seeds: int) -> float:
         filled,
     )
     carry = [state.replace(replay=replay)]
-    observation = np.zeros((num_seeds, O), np.float32)
+    observation = np.zeros((num_seeds, OBSERVATION), np.float32)
     zero = np.zeros(num_seeds, np.float32)
-    action = np.zeros((num_seeds, A), np.float32)
+    action = np.zeros((num_seeds, ACTION), np.float32)
     transition = Transition(observation, action, zero, observation, zero, zero)
     calls = max(int(1.5e11 / sac_flops(width) / UPDATES), 1)
 
