@@ -23,10 +23,12 @@ class AgentBoundary(gymnasium.Wrapper):
         )
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Returns the first observation [O], float32, and Gymnasium's info."""
         observation, info = self.env.reset(**kwargs)
         return np.array(observation, np.float32), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Applies an action [A] in [-1, 1]; returns as Gymnasium does, float32 observations."""
         observation, reward, terminated, truncated, info = self.env.step(self._scaled(action))
         seen = np.array(observation, np.float32)
         return seen, float(reward), bool(terminated), bool(truncated), info

@@ -62,9 +62,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             "--config.total_steps=10000 (quote values that contain spaces)."
         )
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS[
-            "verbosity"
-        ].value = logging.WARNING  # absl would show what every library has to say
+        logging.set_verbosity(logging.WARNING)  # absl would show what every library has to say
     return rest
 
 

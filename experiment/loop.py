@@ -74,7 +74,7 @@ class Run:
         print(memory.check(self._agent.state_shape, config.num_seeds), flush=True)
         self._actors = Actors(config.env, self._seeds)
         self._evaluator = Evaluator(config.env, self._seeds, config.eval_episodes)
-        self._checkpointer = Checkpointer(workdir / "checkpoints")
+        self._checkpointer = Checkpointer(workdir / "checkpoints", keep=2)
         self._metrics = MetricsWriter(
             workdir,
             self._seeds,

@@ -50,7 +50,7 @@ def test_a_batch_has_the_given_share_of_real_rows(ratio, real_rows):
         config(rollout__real_ratio=ratio, sac__batch_size=256), tiny.spec()
     )
     state = planted(agent, real=[1.0] * 50, model=[0.0] * 60)
-    _, _, metrics = agent.step(state, one(terminal([1.0])), jnp.zeros(3))
+    _, _, metrics = jax.jit(agent.step)(state, one(terminal([1.0])), jnp.zeros(3))
     np.testing.assert_allclose(metrics["critic/target"], real_rows / 256, atol=1e-6)
 
 
@@ -63,7 +63,7 @@ def test_the_window_of_model_rows_follows_the_schedule(learned, length):
     agent = mbpo.make_agent(settings, tiny.spec())
     state = planted(agent, real=[0.0], model=np.arange(120)[::-1], env_steps=64 + learned - 1)
     assert state.model_replay.capacity == 120
-    _, _, metrics = agent.step(state, one(terminal([0.0])), jnp.zeros(3))
+    _, _, metrics = jax.jit(agent.step)(state, one(terminal([0.0])), jnp.zeros(3))
     window = 40 * length
     # ages are uniform on 0 .. window - 1: the standard error is 0.0032 window
     np.testing.assert_allclose(
@@ -82,7 +82,7 @@ def test_step_stores_the_transition_and_counts_it():
         jnp.float32(0.0),
         jnp.float32(1.0),
     )
-    for state in (agent.step(state, stored, jnp.zeros(3))[0], agent.observe(state, stored)):  # noqa: B020
+    for state in (jax.jit(agent.step)(state, stored, jnp.zeros(3))[0], agent.observe(state, stored)):  # noqa: B020
         assert int(state.env_steps) == 71
         assert int(state.replay.size) == 3
         assert int(state.model_replay.size) == 5
@@ -91,14 +91,14 @@ def test_step_stores_the_transition_and_counts_it():
             np.testing.assert_array_equal(actual, expected)
 
 
-def linear_world(key, n, terminates=False):
+def linear_world(key, n):
     """Returns transitions of s' = 0.9 s + 0.1 a, r = s_0, from s in [-1, 1]^3."""
     state_key, action_key = jax.random.split(key)
     observation = jax.random.uniform(state_key, (n, 3), minval=-1.0)
     action = jax.random.uniform(action_key, (n, 1), minval=-1.0)
     next_observation = 0.9 * observation + 0.1 * action
-    flags = jnp.full(n, float(terminates))
-    return Transition(observation, action, observation[:, 0], next_observation, flags, jnp.zeros(n))
+    flags = jnp.zeros(n)
+    return Transition(observation, action, observation[:, 0], next_observation, flags, flags)
 
 
 def refreshed(settings, spec, learned):

@@ -82,3 +82,14 @@ def test_greedy_is_tanh_of_the_mean():
     mean = np.array([[0.3, -2.0], [0.0, 7.0]])
     network = jnp.asarray(np.concatenate([mean, np.full((2, 2), 1.5)], axis=1), jnp.float32)
     np.testing.assert_allclose(policies.greedy(network), np.tanh(mean), rtol=1e-6)
+
+
+def test_sampling_a_batch_promotes_no_ranks():
+    distribution = policies.tanh_gaussian(jnp.zeros((5, 4)))
+    with jax.numpy_rank_promotion("raise"):
+        action, log_prob = distribution.sample_and_log_prob(seed=jax.random.key(0))
+    assert action.shape == (5, 2)
+    # log N(z) - log(1 - tanh(z)^2), summed over the two dimensions
+    z = np.arctanh(np.asarray(action, np.float64))
+    expected = -0.5 * z**2 - 0.918939 - np.log(1 - np.tanh(z) ** 2)
+    np.testing.assert_allclose(log_prob, expected.sum(axis=1), atol=1e-4)

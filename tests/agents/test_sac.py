@@ -27,7 +27,7 @@ def config(**changes):
 def learner_and_state(**changes):
     """Returns SAC for one observation and one action, and its state from key 0."""
     learner = sac.make_sac(config(**changes), tiny.spec(1, 1))
-    return learner, learner.init(jax.random.key(0))
+    return learner._replace(update=jax.jit(learner.update)), learner.init(jax.random.key(0))
 
 
 def constant_policy(state, mean, log_std):
@@ -300,15 +300,16 @@ def test_one_step_is_its_updates_in_sequence():
     for t in range(20):
         state = agent.observe(state, transition(jnp.float32(t)))
     next_observation = jnp.array([0.7])
-    stepped, action, metrics = agent.step(state, transition(jnp.float32(20)), next_observation)
+    stepped, action, metrics = jax.jit(agent.step)(state, transition(jnp.float32(20)), next_observation)
 
     replay = buffer.add(state.replay, transition(jnp.float32(20)))
     _, update_key, action_key = jax.random.split(state.key, 3)
     batch_keys, update_keys = jax.random.split(update_key, (2, 3))
+    update = jax.jit(learner.update)
     learned, losses = state.sac, []
     for g in range(3):
         data = buffer.sample(replay, batch_keys[g], settings.sac.batch_size)
-        learned, one = learner.update(learned, data, update_keys[g])
+        learned, one = update(learned, data, update_keys[g])
         losses.append(float(one["critic/loss"]))
     for actual, expected in zip(jax.tree.leaves(stepped.sac), jax.tree.leaves(learned)):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
