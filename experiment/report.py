@@ -23,6 +23,7 @@ from experiment.run_folder import read_config
 CURVE_FILE, REPORT_FILE = "curve.png", "report.md"
 FINAL_EVALUATIONS = 5  # averaged into one final return per seed, as a single one is noisy
 CONFIDENCE = 0.95
+FEWEST_FOR_INTERVAL = 3  # the interval of two seeds is 13 times as wide as they are apart
 STAGES = {
     "time/environment": "environment steps",
     "time/model": "model fits and rollouts",
@@ -122,40 +123,25 @@ def _returns(workdir: Path) -> pd.DataFrame:
 
 def _draw_returns(axes: Axes, returns: pd.DataFrame) -> None:
     steps, values = returns.index.to_numpy(), returns.to_numpy()
-    mean, half_width = values.mean(axis=1), t_interval(values)
-    several = values.shape[1] > 1
+    seeds = values.shape[1]
+    mean = values.mean(axis=1)
     marker = "o" if len(steps) == 1 else None  # a line through one point is invisible
-    if several:
-        axes.fill_between(
-            steps,
-            mean - half_width,
-            mean + half_width,
-            alpha=0.2,
-            color="C0",
-            linewidth=0,
-            label="95 % Student-t interval of the mean over seeds",
-        )
-        label = f"mean of {values.shape[1]} seeds"
+    if seeds > 1:
+        if seeds >= FEWEST_FOR_INTERVAL:
+            half_width = t_interval(values)
+            low, high = mean - half_width, mean + half_width
+            label = "95 % Student-t interval of the mean over seeds"
+        else:
+            low, high = values.min(axis=1), values.max(axis=1)
+            label = f"range of the {seeds} seeds, too few for an interval"
+        axes.fill_between(steps, low, high, alpha=0.2, color="C0", linewidth=0, label=label)
+        label = f"mean of {seeds} seeds"
         axes.plot(steps, mean, color="C0", linewidth=2.5, marker=marker, label=label, zorder=3)
     for index, seed in enumerate(returns.columns):
-        style = {"color": "0.5", "linewidth": 0.8} if several else {"linewidth": 2.0}
-        name = f"seed {seed}" if not several else "single seeds" if index == 0 else None
+        style = {"color": "0.5", "linewidth": 0.8} if seeds > 1 else {"linewidth": 2.0}
+        name = f"seed {seed}" if seeds == 1 else "single seeds" if index == 0 else None
         axes.plot(steps, values[:, index], marker=marker, label=name, **style)
-    axes.set_ylim(*_limits(values, mean, half_width))
     axes.legend(frameon=False, fontsize=8)
-
-
-def _limits(values: np.ndarray, mean: np.ndarray, half_width: np.ndarray) -> tuple[float, float]:
-    """Returns the vertical range: all curves, and as much of the interval as leaves them legible.
-
-    With two seeds the interval is some thirteen times as wide as the curves are apart.
-    """
-    low, high = values.min(), values.max()
-    span = max(high - low, 1e-3 * max(abs(low), abs(high), 1.0))
-    widest = np.nan_to_num(half_width)
-    bottom = max((mean - widest).min(), low - span / 2)
-    top = min((mean + widest).max(), high + span / 2)
-    return min(bottom, low) - 0.05 * span, max(top, high) + 0.05 * span
 
 
 def _outcomes(returns: pd.DataFrame) -> dict[int, Outcome]:
@@ -184,6 +170,12 @@ def _finding(config: dict[str, Any], outcomes: dict[int, Outcome], step: float) 
         return (
             f"{after}**{final[0]:.1f}**, from {first:.1f} at the first evaluation. "
             f"This is seed {seed} alone: it says nothing about the spread between seeds."
+        )
+    if len(final) < FEWEST_FOR_INTERVAL:
+        return (
+            f"{after}**{final.mean():.1f}** (mean of {len(final)} seeds, which reach between "
+            f"{final.min():.1f} and {final.max():.1f} and are too few for an interval), "
+            f"from {first:.1f} at the first evaluation."
         )
     return (
         f"{after}**{final.mean():.1f} ± {t_interval(final):.1f}**, "

@@ -42,13 +42,9 @@ def planted(agent, real, model, env_steps=100):
     )
 
 
-@pytest.mark.parametrize(
-    ("ratio", "real_rows"), [(0.05, 12), (0.0, 0), (0.999, 255), (0.5, 128)]
-)
+@pytest.mark.parametrize(("ratio", "real_rows"), [(0.05, 12), (0.0, 0), (0.999, 255), (0.5, 128)])
 def test_a_batch_has_the_given_share_of_real_rows(ratio, real_rows):
-    agent = mbpo.make_agent(
-        config(rollout__real_ratio=ratio, sac__batch_size=256), tiny.spec()
-    )
+    agent = mbpo.make_agent(config(rollout__real_ratio=ratio, sac__batch_size=256), tiny.spec())
     state = planted(agent, real=[1.0] * 50, model=[0.0] * 60)
     _, _, metrics = jax.jit(agent.step)(state, one(terminal([1.0])), jnp.zeros(3))
     np.testing.assert_allclose(metrics["critic/target"], real_rows / 256, atol=1e-6)
@@ -66,9 +62,7 @@ def test_the_window_of_model_rows_follows_the_schedule(learned, length):
     _, _, metrics = jax.jit(agent.step)(state, one(terminal([0.0])), jnp.zeros(3))
     window = 40 * length
     # ages are uniform on 0 .. window - 1: the standard error is 0.0032 window
-    np.testing.assert_allclose(
-        metrics["critic/target"], (window - 1) / 2, atol=0.015 * window
-    )
+    np.testing.assert_allclose(metrics["critic/target"], (window - 1) / 2, atol=0.015 * window)
 
 
 def test_step_stores_the_transition_and_counts_it():
@@ -82,7 +76,10 @@ def test_step_stores_the_transition_and_counts_it():
         jnp.float32(0.0),
         jnp.float32(1.0),
     )
-    for state in (jax.jit(agent.step)(state, stored, jnp.zeros(3))[0], agent.observe(state, stored)):  # noqa: B020
+    for state in (
+        jax.jit(agent.step)(state, stored, jnp.zeros(3))[0],
+        agent.observe(state, stored),
+    ):  # noqa: B020
         assert int(state.env_steps) == 71
         assert int(state.replay.size) == 3
         assert int(state.model_replay.size) == 5
@@ -182,9 +179,7 @@ def test_donating_the_state_changes_nothing():
         return state, action
 
     plain = run(jax.jit(agent.refresh), jax.jit(agent.step))
-    donated = run(
-        jax.jit(agent.refresh, donate_argnums=0), jax.jit(agent.step, donate_argnums=0)
-    )
+    donated = run(jax.jit(agent.refresh, donate_argnums=0), jax.jit(agent.step, donate_argnums=0))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(donated)):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)

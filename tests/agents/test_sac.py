@@ -49,8 +49,8 @@ def linear_critics(critics, slope):
     critics = jax.tree.map(jnp.zeros_like, critics)
     params = critics["params"]
     params["layer_0"]["kernel"] = params["layer_0"]["kernel"].at[:, 1].set(jnp.array([1.0, -1.0]))
-    params["layer_1"]["kernel"] = params["layer_1"]["kernel"].at[:].set(
-        slope * jnp.array([[1.0], [-1.0]])
+    params["layer_1"]["kernel"] = (
+        params["layer_1"]["kernel"].at[:].set(slope * jnp.array([[1.0], [-1.0]]))
     )
     return critics
 
@@ -300,7 +300,9 @@ def test_one_step_is_its_updates_in_sequence():
     for t in range(20):
         state = agent.observe(state, transition(jnp.float32(t)))
     next_observation = jnp.array([0.7])
-    stepped, action, metrics = jax.jit(agent.step)(state, transition(jnp.float32(20)), next_observation)
+    stepped, action, metrics = jax.jit(agent.step)(
+        state, transition(jnp.float32(20)), next_observation
+    )
 
     replay = buffer.add(state.replay, transition(jnp.float32(20)))
     _, update_key, action_key = jax.random.split(state.key, 3)

@@ -49,15 +49,19 @@ def test_one_seed_has_no_interval():
 
 
 def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
-    # Last five of each seed: means 30 and 40, so 35 ± 12.7062 * sqrt(50) / sqrt(2) = 35 ± 63.53.
-    returns = {5: [999.0, 10, 20, 30, 40, 50], 6: [1, 20, 30, 40, 50, 60.0]}
+    # Last five of each seed: means 30, 40 and 50, so 40 ± 4.3027 * 10 / sqrt(3) = 40 ± 24.84.
+    returns = {
+        5: [999.0, 10, 20, 30, 40, 50],
+        6: [1, 20, 30, 40, 50, 60.0],
+        7: [200.0, 30, 40, 50, 60, 70],
+    }
     make_run(tmp_path, returns, **{"time/model": 10.0, "time/policy": 40.0})
     report.write_report(tmp_path, "python train.py --config.seed=5")
     text = (tmp_path / "report.md").read_text()
     finding = text.split("\n\n")[1]
     assert finding.startswith("After 6,000 environment steps per seed, mbpo on Hopper-v5 reaches")
-    assert "**35.0 ± 63.5**, from 500.0 at the first evaluation" in finding
-    assert "mean of 2 seeds with its 95 % Student-t interval" in finding
+    assert "**40.0 ± 24.8**, from 400.0 at the first evaluation" in finding
+    assert "mean of 3 seeds with its 95 % Student-t interval" in finding
     assert "| 5 | 30.0 | 999.0 | 1,000 |" in text
     assert "| 6 | 40.0 | 60.0 | 6,000 |" in text
     assert "best single evaluation was 999.0, by seed 5 at step 1,000" in text
@@ -67,7 +71,7 @@ def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
     assert "| everything else, compilation included | 60.0 | 17% |" in text
     assert "environment steps |" not in text
     assert "```\npython train.py --config.seed=5\n```" in text
-    assert "- seeds: 5, 6" in text
+    assert "- seeds: 5, 6, 7" in text
     assert "- hardware: A CPU, 2 cores, 8.0 GiB memory, 2 JAX device(s) (cpu: cpu)" in text
     assert "- libraries: python 3.11.9, jax 0.10.2\n" in text
     assert "- code: commit abc123, with uncommitted changes" in text
@@ -84,6 +88,14 @@ def test_report_of_one_seed_claims_no_interval(tmp_path):
     assert "nan" not in text
 
 
+def test_two_seeds_get_their_range_instead_of_an_interval(tmp_path):
+    make_run(tmp_path, {0: [1.0, 2.0], 1: [3.0, 6.0]})
+    report.write_report(tmp_path, "x")
+    text = (tmp_path / "report.md").read_text()
+    assert "**3.0** (mean of 2 seeds, which reach between 1.5 and 4.5" in text
+    assert "±" not in text
+
+
 def test_report_without_evaluations_says_so(tmp_path):
     make_run(tmp_path, {})
     report.write_report(tmp_path, "x")
@@ -95,7 +107,7 @@ def test_an_evaluation_that_not_every_seed_has_is_left_out(tmp_path):
     path = tmp_path / "metrics" / "seed_1.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     report.write_report(tmp_path, "x")
-    assert "**1.5 ±" in (tmp_path / "report.md").read_text()
+    assert "**1.5** (mean of 2 seeds" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 5])
@@ -112,13 +124,6 @@ def test_curve_is_drawn_quickly_with_lines_and_band(tmp_path, seeds):
     blue = (image[..., 2] > image[..., 0] + 0.1).mean()
     assert blue > (0.01 if seeds > 1 else 0.001)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
-
-
-def test_axes_limits_keep_the_curves_legible_with_two_seeds():
-    values = np.array([[0.0, 10.0], [5.0, 15.0]])
-    low, high = report._limits(values, values.mean(axis=1), report.t_interval(values))
-    assert low == pytest.approx(0 - 7.5 - 0.75)
-    assert high == pytest.approx(15 + 7.5 + 0.75)
 
 
 def test_a_folder_that_is_no_run_is_a_user_error(tmp_path):

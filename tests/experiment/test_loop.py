@@ -1,0 +1,227 @@
+"""The driver, with an agent that only counts and an environment that is a clock."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from agents.base import Agent
+from errors import UserError
+from experiment import loop, metrics, run_folder
+from experiment.checkpoint import Checkpointer
+from tests.integration import tiny
+
+INITIAL, TOTAL, EPOCH, REFRESH, EPISODE = 10, 37, 8, 6, 5
+STEPS = [10, 18, 26, 34, 37]  # the evaluations: after exploration, every 8 steps, at the end
+
+
+class Counts(struct.PyTreeNode):
+    """How often each function was called, and what it saw."""
+
+    seed: jax.Array
+    explored: jax.Array
+    observed: jax.Array
+    stepped: jax.Array
+    refreshed: jax.Array
+    rewards: jax.Array  # sum over all transitions
+    last_time: jax.Array  # what was observed for the action under way
+    mismatches: jax.Array  # transitions that do not start where the last action was chosen
+
+
+def counting_agent(broken_step=None):
+    """Returns an agent whose metrics are its counters; `broken_step` of them is NaN."""
+
+    def init(key):
+        zero = jnp.zeros(())
+        return Counts(jax.random.key_data(key)[-1].astype(jnp.float32), *[zero] * 7)
+
+    def explore(state, observation):
+        state = state.replace(explored=state.explored + 1, last_time=observation[1])
+        return state, jnp.full((1,), 0.5)
+
+    def see(state, transition):
+        jumped = transition.observation[1] != state.last_time
+        return state.replace(
+            rewards=state.rewards + transition.reward, mismatches=state.mismatches + jumped
+        )
+
+    def observe(state, transition):
+        return see(state, transition).replace(observed=state.observed + 1)
+
+    def step(state, transition, next_observation):
+        stepped = state.stepped + 1
+        state = see(state, transition).replace(stepped=stepped, last_time=next_observation[1])
+        value = stepped if broken_step is None else jnp.where(stepped == broken_step, jnp.nan, stepped)
+        numbers = {"policy/loss": value, "critic/seed": state.seed, "rollout/seen": state.refreshed}
+        return state, jnp.full((1,), 0.25), numbers
+
+    def refresh(state):
+        refreshed = state.refreshed + 1
+        state = state.replace(refreshed=refreshed)
+        return state, {"model/after_steps": state.stepped}
+
+    return Agent(
+        init=init,
+        explore=explore,
+        observe=observe,
+        step=step,
+        refresh=refresh,
+        policy=lambda state: state.stepped,
+        act=lambda stepped, observations: jnp.zeros((len(observations), 1)),
+        refresh_every=REFRESH,
+    )
+
+
+def settings(**changes):
+    tiny.register_clock("LoopClock-v0", steps=EPISODE, terminates=False)
+    sizes = {
+        "total_steps": TOTAL,
+        "initial_steps": INITIAL,
+        "epoch_length": EPOCH,
+        "eval_episodes": 2,
+        "num_seeds": 2,
+        "seed": 5,
+        "sac__batch_size": 4,
+    }
+    return tiny.config("mbpo", "LoopClock-v0", **(sizes | changes))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the counting agent in tmp_path and returns the final state and the metrics."""
+
+    def run_loop(config=None, **options):
+        monkeypatch.setattr(loop, "make_agent", lambda config, spec: counting_agent(**options))
+        loop.train_and_evaluate(config or settings(), tmp_path)
+        return final_state(tmp_path), metrics.read(tmp_path)
+
+    return run_loop
+
+
+def final_state(workdir):
+    example = loop.seeds.lift(counting_agent(), 2).state_shape
+    _, state, _ = Checkpointer(workdir / "checkpoints").restore(example)
+    return state
+
+
+def test_every_function_is_called_when_it_should(run):
+    state, _ = run()
+    learned = TOTAL - INITIAL
+    np.testing.assert_array_equal(state.explored, 1 + INITIAL)  # the first action precedes a step
+    np.testing.assert_array_equal(state.observed, INITIAL)
+    np.testing.assert_array_equal(state.stepped, learned)
+    np.testing.assert_array_equal(state.refreshed, -(-learned // REFRESH))
+    np.testing.assert_array_equal(state.mismatches, 0)
+    # rewards 1 .. 5 of seven whole episodes and 1, 2 of the eighth: no transition is lost
+    np.testing.assert_array_equal(state.rewards, 7 * 15 + 3)
+    np.testing.assert_array_equal(state.seed, [5, 6])
+
+
+def test_rows_hold_the_means_of_their_epoch(run):
+    _, tables = run()
+    assert list(tables) == [5, 6]
+    for seed, table in tables.items():
+        assert table["env_step"].tolist() == STEPS
+        # steps of learning: 1-8, 9-16, 17-24, 25-27; none before the first evaluation
+        np.testing.assert_array_equal(table["policy/loss"], [np.nan, 4.5, 12.5, 20.5, 26.0])
+        np.testing.assert_array_equal(table["critic/seed"], [np.nan, *[seed] * 4])
+        # refreshes come before the steps of learning 1, 7, 13, 19, 25
+        np.testing.assert_array_equal(table["model/after_steps"], [np.nan, 3.0, 12.0, 18.0, 24.0])
+        seen = [[1] * 6 + [2] * 2, [2] * 4 + [3] * 4, [3] * 2 + [4] * 6, [5] * 3]
+        np.testing.assert_allclose(table["rollout/seen"][1:], [np.mean(x) for x in seen])
+        np.testing.assert_array_equal(table["eval/return"], 15.0)
+        np.testing.assert_array_equal(table["eval/return_std"], 0.0)
+        np.testing.assert_array_equal(table["eval/length"], EPISODE)
+        assert (np.diff(table["wall_clock"]) > 0).all()
+
+
+def test_a_last_epoch_that_is_complete_is_written_once(run):
+    _, tables = run(settings(total_steps=26))
+    assert tables[5]["env_step"].tolist() == [10, 18, 26]
+
+
+class Interrupting(tiny.Clock):
+    """Raises KeyboardInterrupt in one step of the process."""
+
+    left = 10**9
+
+    def step(self, action):
+        Interrupting.left -= 1
+        if Interrupting.left == 0:
+            raise KeyboardInterrupt
+        return super().step(action)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_an_interrupted_run_ends_as_if_it_were_not(run, tmp_path, monkeypatch, every):
+    config = settings(checkpoint__every_epochs=every, num_seeds=2, eval_episodes=1)
+    expected_state, expected = run(config)
+    monkeypatch.setattr(tiny, "Clock", Interrupting)
+    for name in ("checkpoints", "metrics", "config.json"):
+        (tmp_path / name).rename(tmp_path / f"first_{name}")
+    interruptions = 0
+    for steps in (7, 45, 90, 60, 10**9):
+        Interrupting.left = steps
+        try:
+            state, tables = run(config)
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert interruptions >= 3
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected_state)):
+        np.testing.assert_array_equal(a, b)
+    timed = [name for name in expected[5] if name.startswith("time/")]
+    for seed in (5, 6):
+        drop = ["wall_clock", *timed]
+        assert tables[seed].drop(columns=drop).equals(expected[seed].drop(columns=drop))
+
+
+def test_a_finished_run_is_not_run_again(run, tmp_path):
+    _, first = run()
+    before = (tmp_path / "metrics" / "seed_5.csv").read_bytes()
+    run()
+    assert (tmp_path / "metrics" / "seed_5.csv").read_bytes() == before
+
+
+def test_more_total_steps_continue_a_finished_run(run):
+    run(settings(total_steps=26, replay_capacity=100))
+    state, tables = run(settings(total_steps=42, replay_capacity=100))
+    assert tables[6]["env_step"].tolist() == [10, 18, 26, 34, 42]
+    np.testing.assert_array_equal(state.stepped, 32)
+    np.testing.assert_array_equal(state.rewards, 8 * 15 + 3)
+
+
+def test_a_metric_that_is_not_finite_stops_at_the_epoch_and_keeps_the_checkpoint(run, tmp_path):
+    with pytest.raises(UserError, match=r"policy/loss of seed 5 is not finite at step 26"):
+        run(broken_step=12)
+    state = final_state(tmp_path)
+    np.testing.assert_array_equal(state.stepped, 8)  # step 18, the epoch before
+    run_folder.open_run(tmp_path, settings().to_dict(), {})  # another process may use the folder
+    run_folder.close_run(tmp_path)
+
+
+def test_without_checkpoints_there_are_none(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "make_agent", lambda config, spec: counting_agent())
+    loop.train_and_evaluate(settings(checkpoint__every_epochs=0), tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
+    assert metrics.read(tmp_path)[5]["env_step"].tolist() == STEPS
+
+
+def test_the_best_policy_is_that_of_the_highest_mean_return(run, tmp_path, monkeypatch):
+    # the untrained policy's episodes have return 15 in every epoch: only the first is an advance
+    run()
+    example = jax.ShapeDtypeStruct((2,), jnp.float32)
+    policy, info = Checkpointer(tmp_path / "checkpoints").restore_best(example)
+    assert info == {"env_step": INITIAL, "return": 15.0}
+    np.testing.assert_array_equal(policy, 0.0)
+
+
+def test_stopwatch_adds_up_and_forgets(monkeypatch):
+    ticks = iter([0.0, 1.0, 5.0, 7.5, 8.0, 8.25])
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(ticks))
+    watch = loop.Stopwatch()
+    for stage in ("model", "policy", "model"):
+        with watch(stage):
+            pass
+    assert watch.lap() == {"model": 1.25, "policy": 2.5}
+    assert watch.lap() == {}

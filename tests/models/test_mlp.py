@@ -1,0 +1,57 @@
+"""Networks against a numpy forward pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.mlp import MLP, init_ensemble
+
+
+def randomized(params, seed):
+    """The same tree with every number redrawn: biases and scales are not zero or one any more."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), params)
+
+
+def numpy_forward(params, x, depth, layer_norm):
+    layers = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
+    for index in range(depth):
+        x = x @ layers[f"layer_{index}"]["kernel"] + layers[f"layer_{index}"]["bias"]
+        if layer_norm:
+            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+            x = x * layers[f"LayerNorm_{index}"]["scale"] + layers[f"LayerNorm_{index}"]["bias"]
+        x = np.maximum(x, 0.0)
+    return x @ layers[f"layer_{depth}"]["kernel"] + layers[f"layer_{depth}"]["bias"]
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_the_network_is_numpys_forward_pass(depth, layer_norm):
+    net = MLP(2, width=5, depth=depth, layer_norm=layer_norm)
+    params = randomized(net.init(jax.random.key(0), jnp.zeros(3)), seed=1)
+    x = np.random.default_rng(2).normal(size=(4, 3))
+    got = net.apply(params, jnp.float32(x))
+    np.testing.assert_allclose(got, numpy_forward(params, x, depth, layer_norm), rtol=1e-4)
+
+
+def test_the_number_of_parameters_of_a_sac_policy_for_hopper():
+    params = MLP(6, width=256, depth=2).init(jax.random.key(0), jnp.zeros(11))
+    by_hand = (11 * 256 + 256) + (256 * 256 + 256) + (256 * 6 + 6)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == by_hand
+
+
+def test_biases_start_at_zero_and_weights_within_glorots_bound():
+    layers = MLP(2, width=50, depth=1).init(jax.random.key(0), jnp.zeros(30))["params"]
+    for layer, (fan_in, fan_out) in {"layer_0": (30, 50), "layer_1": (50, 2)}.items():
+        bound = np.sqrt(6.0 / (fan_in + fan_out))
+        largest = np.abs(layers[layer]["kernel"]).max()
+        assert 0.9 * bound < largest <= bound
+        np.testing.assert_array_equal(layers[layer]["bias"], np.zeros(fan_out))
+
+
+def test_the_members_of_an_ensemble_start_uncorrelated():
+    params = init_ensemble(MLP(1, width=40, depth=1), jax.random.key(0), num=3, inputs=50)
+    weights = np.asarray(params["params"]["layer_0"]["kernel"]).reshape(3, -1)
+    correlation = np.corrcoef(weights) - np.eye(3)
+    assert np.abs(correlation).max() < 5.0 / np.sqrt(2_000)  # 2,000 weights each

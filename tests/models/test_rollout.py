@@ -1,0 +1,520 @@
+"""Model rollouts: their length, their rows, and who predicts them."""
+
+import functools
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import mbpo as mbpo_agent
+from configs import mbpo
+from envs.spec import EnvSpec
+from experiment.configuration import resolve
+from models import normalizer, rollout
+from models.ensemble import Normalizers, Prediction, make_ensemble
+from models.fit import ModelState, make_fit
+from models.rollout import RolloutFilter, keep_all, make_rollout, rollout_length
+from replay import Transition, buffer, example_transition
+
+HOPPER = (20_000, 150_000, 1, 15)
+ANT = (20_000, 100_000, 1, 25)
+
+
+# --- the length ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "thousands", "expected"),
+    [
+        (HOPPER, (1, 20, 29, 30, 39, 125, 150, 200), (1, 1, 1, 2, 3, 12, 15, 15)),
+        (ANT, (20, 24, 60, 100), (1, 2, 13, 25)),
+    ],
+)
+def test_the_length_follows_the_published_examples(schedule, thousands, expected):
+    assert [int(rollout_length(schedule, 1_000 * t)) for t in thousands] == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(-5_000, 1), (0, 1), (19_999, 1), (20_000, 1), (20_001, 1)]
+    + [(84_999, 7), (85_000, 8), (85_001, 8), (149_999, 14), (150_000, 15), (150_001, 15)],
+)  # fmt: skip
+def test_the_length_around_the_corners_of_the_schedule(step, expected):
+    assert int(rollout_length(HOPPER, step)) == expected
+
+
+@pytest.mark.parametrize("schedule", [HOPPER, ANT, (250, 3_750, 1, 1), (19_000, 299_000, 1, 25)])
+def test_the_compiled_length_is_exact_arithmetic_at_every_refresh(schedule):
+    from_step, to_step, from_length, to_length = schedule
+    steps = np.arange(0, 320_001, 250)
+    covered = np.clip(steps, from_step, to_step) - from_step
+    expected = [
+        from_length + int(Fraction(int(c), to_step - from_step) * (to_length - from_length))
+        for c in covered
+    ]
+    lengths = jax.jit(lambda step: rollout_length(schedule, step))(jnp.asarray(steps))
+    np.testing.assert_array_equal(lengths, expected)
+
+
+# --- blocks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("starts", "num_elites", "expected"),
+    [(100_000, 5, 2_000), (100, 5, 100), (4_096, 2, 2_048), (3_000, 3, 1_500), (5 * 8_191, 5, 5)],
+)
+def test_a_cpu_block_is_the_largest_divisor_that_fits(starts, num_elites, expected):
+    rows = rollout.block_rows(starts, num_elites)
+    assert starts % rows == 0
+    assert rows % num_elites == 0
+    assert rows == expected
+
+
+def test_accelerators_simulate_all_branches_together(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert rollout.block_rows(100_000, 5) == 100_000
+
+
+# --- a toy world ---------------------------------------------------------------------------------
+
+
+def toy_config(starts=12, num_members=3, num_elites=2, deterministic=True, **fields):
+    config = mbpo.get_config("Hopper-v5")
+    config.model.update({"num_members": num_members, "num_elites": num_elites})
+    config.rollout.update({"starts": starts, "deterministic": deterministic})
+    config.update_from_flattened_dict(fields)
+    return resolve(config)
+
+
+def toy_spec(threshold=jnp.inf):
+    """States [2] whose episode ends where the first coordinate passes a threshold."""
+    return EnvSpec("Toy-v0", 2, 1, (-1.0,), (1.0,), lambda s, a, n: n[..., 0] > threshold, None)
+
+
+def toy_predict(params, normalizers, observation, action):
+    """Change = (delta + action, -state[1] / 2), reward = state[0]; the same variance everywhere."""
+    change = params["delta"][:, None, None] + action
+    mean = jnp.concatenate([change, -0.5 * observation[..., 1:], observation[..., :1]], axis=-1)
+    return Prediction(mean, jnp.broadcast_to(params["log_variance"][:, None, None], mean.shape))
+
+
+def toy_policy(policy, observation, key):
+    """Deterministic: a quarter of the second coordinate."""
+    return 0.25 * observation[..., 1:]
+
+
+def noisy_policy(policy, observation, key):
+    return jax.random.uniform(key, (*observation.shape[:-1], 1), minval=-1.0, maxval=1.0)
+
+
+def still_policy(policy, observation, key):
+    return jnp.zeros((*observation.shape[:-1], 1))
+
+
+def toy_model(deltas, elites, log_variance=-50.0):
+    count = len(deltas)
+    return ModelState(
+        params={"delta": jnp.float32(deltas), "log_variance": jnp.full(count, log_variance)},
+        normalizers=Normalizers(normalizer.identity(3), normalizer.identity(3)),
+        elites=jnp.asarray(elites, jnp.int32),
+        optimizer=(),
+        objective=(),
+    )
+
+
+def replay_of(observations):
+    observations = jnp.float32(observations)
+    n = len(observations)
+    zeros = jnp.zeros(n)
+    items = Transition(observations, jnp.zeros((n, 1)), zeros, observations, zeros, zeros)
+    return buffer.add_masked(buffer.init(n, example_transition(2, 1)), items, jnp.ones(n, bool))
+
+
+@functools.cache
+def generator(spec, policy, rollout_filter=None, block=None, **config):
+    """The compiled `generate` of the toy world, in blocks of at most `block` rows."""
+    config = toy_config(**config)
+    ensemble = make_ensemble(config, spec)._replace(predict=toy_predict)
+    if rollout_filter is None:
+        rollout_filter = keep_all(config, spec)
+    return jax.jit(make_rollout(config, spec, ensemble, rollout_filter, policy))
+
+
+NEVER_ENDS = toy_spec()
+
+
+def generate(
+    model,
+    replay,
+    *,
+    length,
+    key=0,
+    capacity=400,
+    spec=NEVER_ENDS,
+    policy=toy_policy,
+    rollout_filter=None,
+    **config,
+):
+    """One refresh; returns the model transitions, oldest first, and the metrics."""
+    run = generator(spec, policy, rollout_filter, **config)
+    model_replay = buffer.init(capacity, example_transition(2, 1))
+    arguments = (model, (), (), replay, model_replay, jnp.int32(length), jax.random.key(key))
+    model_replay, metrics = run(*arguments)
+    assert int(model_replay.size) < capacity  # nothing was overwritten, slots are in order of time
+    items, _ = buffer.contents(model_replay)
+    size = int(model_replay.size)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], items), metrics
+
+
+def simulate(starts, delta, length, ends, keeps=lambda s: np.ones(len(s), bool)):
+    """The toy world in numpy: the rows [N, 8] a refresh must write, in order."""
+    rows, state = [], np.asarray(starts, np.float64)
+    for _ in range(length):
+        action = 0.25 * state[:, 1:]
+        following = np.stack([state[:, 0] + delta + action[:, 0], 0.5 * state[:, 1]], axis=1)
+        ended = ends(following)
+        kept = keeps(state)
+        flags = np.stack([ended, np.zeros(len(state))], axis=1)
+        row = np.concatenate([state, action, state[:, :1], following, flags], axis=1)
+        rows.append(row[kept])
+        state = following[kept & ~ended]
+    return np.concatenate(rows)
+
+
+def as_rows(items):
+    return np.concatenate([leaf.reshape(len(items.reward), -1) for leaf in items], axis=1)
+
+
+def grid_of_states():
+    return np.stack([np.linspace(-1.0, 1.0, 30), np.linspace(2.0, -2.0, 30)], axis=1)
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+ENDS_AT_ONE = toy_spec(threshold=1.0)
+
+
+def test_branches_follow_the_model_and_nothing_follows_a_terminal_row():
+    items, metrics = generate(
+        toy_model([0.3] * 3, [2, 0]), replay_of(grid_of_states()), length=5, spec=ENDS_AT_ONE
+    )
+    starts = items.observation[:12]
+    assert {tuple(s) for s in starts} <= {tuple(s) for s in np.float32(grid_of_states())}
+    expected = simulate(starts, 0.3, 5, ends=lambda n: n[:, 0] > 1.0)
+    ended = int(expected[:, -2].sum())
+    assert 3 < ended < 12  # some branches end, some live on
+    assert len(expected) < 60
+    np.testing.assert_allclose(as_rows(items), expected, atol=1e-5)
+    assert int(metrics["rollout/transitions"]) == len(expected)
+    np.testing.assert_allclose(metrics["rollout/kept_fraction"], len(expected) / 60, rtol=1e-6)
+    np.testing.assert_allclose(metrics["rollout/terminated_fraction"], ended / 12, rtol=1e-6)
+
+
+def test_no_state_after_the_end_is_the_start_of_a_row():
+    items, _ = generate(
+        toy_model([0.3] * 3, [0, 1]), replay_of(grid_of_states()), length=8, spec=ENDS_AT_ONE
+    )
+    assert items.terminated.sum() > 3
+    assert (items.observation[:, 0] <= 1.0).all()
+    np.testing.assert_array_equal(items.terminated, items.next_observation[:, 0] > 1.0)
+    np.testing.assert_array_equal(items.truncated, np.zeros(len(items.truncated)))
+
+
+def first_coordinate_below_half(state, transition, key):
+    return (transition.observation[..., 0] < 0.5).astype(jnp.float32)
+
+
+def test_a_filter_ends_branches_and_drops_what_it_rejects():
+    picky = RolloutFilter(
+        lambda key: (), lambda s, replay, model, key: (s, {}), first_coordinate_below_half
+    )
+    items, metrics = generate(
+        toy_model([-0.2] * 3, [0, 1]),
+        replay_of(grid_of_states()),
+        length=5,
+        rollout_filter=picky,
+        starts=12,
+    )
+    everything, _ = generate(toy_model([-0.2] * 3, [0, 1]), replay_of(grid_of_states()), length=1)
+    starts = everything.observation  # of the same key, before the filter
+    expected = simulate(
+        starts, -0.2, 5, ends=lambda n: np.zeros(len(n), bool), keeps=lambda s: s[:, 0] < 0.5
+    )
+    assert 12 < len(expected) < 60
+    # without the rule "a branch ends", states that fall below one half again would come back
+    assert (starts[:, 0] > 0.5).any()
+    np.testing.assert_allclose(as_rows(items), expected, atol=1e-5)
+    assert float(metrics["rollout/terminated_fraction"]) == 0.0
+
+
+def test_predictions_that_are_not_finite_end_a_branch_unseen():
+    # both coordinates of a state grow: the branches of one elite overflow in the second step
+    items, metrics = generate(
+        toy_model([1.0, np.inf, np.nan], [0, 1]), replay_of(grid_of_states()), length=1
+    )
+    assert len(items.reward) == 6  # the share of the finite elite
+    assert np.isfinite(as_rows(items)).all()
+    np.testing.assert_allclose(metrics["rollout/kept_fraction"], 0.5)
+
+
+# --- who predicts --------------------------------------------------------------------------------
+
+
+def test_only_elites_predict():
+    items, _ = generate(
+        toy_model([np.nan, 2.0, np.nan, 2.0, np.nan], [3, 1]),
+        replay_of(np.zeros((4, 2))),
+        length=3,
+        num_members=5,
+    )
+    np.testing.assert_array_equal(
+        items.next_observation[:, 0] - items.observation[:, 0], [2.0] * 36
+    )
+
+
+def assignment(items, rows_per_step):
+    """Which member predicted each row [steps, rows]: members are told apart by their change."""
+    change = np.rint(items.next_observation[:, 0] - items.observation[:, 0])
+    return change.reshape(-1, rows_per_step)
+
+
+def test_every_elite_predicts_an_equal_share_of_the_rows_in_every_step():
+    items, _ = generate(
+        toy_model(range(1, 8), [6, 0, 2, 3, 5]),
+        replay_of(np.zeros((4, 2))),
+        length=4,
+        starts=100,
+        num_members=7,
+        num_elites=5,
+        capacity=500,
+        policy=still_policy,
+    )
+    chosen = assignment(items, 100)
+    assert chosen.shape == (4, 100)
+    for step in chosen:
+        members, counts = np.unique(step, return_counts=True)
+        np.testing.assert_array_equal(members, [1, 3, 4, 6, 7])  # the elites' changes
+        np.testing.assert_array_equal(counts, [20] * 5)
+    assert len({tuple(step) for step in chosen}) == 4  # a new permutation in every step
+    # and a random one: the chance of meeting the same member twice is about one fifth
+    same = np.mean(chosen[:-1] == chosen[1:])
+    assert abs(same - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 300)
+
+
+def test_blocks_have_their_own_starts_assignments_and_actions(monkeypatch):
+    monkeypatch.setattr(rollout, "CPU_BLOCK_ROWS", 16)
+    items, metrics = generate(
+        toy_model([1.0, 2.0, 3.0], [0, 2]),
+        replay_of(np.stack([np.zeros(64), np.arange(64)], axis=1)),
+        length=2,
+        starts=64,
+        policy=still_policy,
+        block=16,  # keeps this program apart from those of whole blocks
+    )
+    assert int(metrics["rollout/transitions"]) == 128
+    chosen = assignment(items, 16).reshape(4, 2, 16)  # block, step, row
+    assert len({tuple(step) for block in chosen for step in block}) == 8
+    np.testing.assert_array_equal((chosen == 3.0).sum(axis=2), np.full((4, 2), 8))
+    starts = items.observation[:, 1].reshape(4, 2, 16)[:, 0]
+    assert len({tuple(block) for block in starts}) == 4
+    # inside a block a branch goes on from where it was
+    following = items.next_observation.reshape(4, 2, 16, 2)[:, 0]
+    np.testing.assert_array_equal(items.observation.reshape(4, 2, 16, 2)[:, 1], following)
+
+
+def test_actions_are_drawn_anew_in_every_step_and_block(monkeypatch):
+    monkeypatch.setattr(rollout, "CPU_BLOCK_ROWS", 16)
+    items, _ = generate(
+        toy_model([0.0] * 3, [0, 1]),
+        replay_of(np.zeros((2, 2))),
+        length=3,
+        starts=64,
+        policy=noisy_policy,
+        block=16,
+    )
+    assert len(np.unique(items.action)) == 4 * 3 * 16
+
+
+def test_start_states_are_drawn_uniformly_from_the_real_replay():
+    items, _ = generate(
+        toy_model([0.0] * 3, [0, 1]),
+        replay_of(np.stack([np.arange(4), np.zeros(4)], axis=1)),
+        length=1,
+        starts=2_000,
+        capacity=2_001,
+    )
+    counts = np.bincount(items.observation[:, 0].astype(int))
+    assert len(counts) == 4
+    assert np.square(counts - 500).sum() / 500 < 16.27  # 99.9 % quantile, 3 degrees of freedom
+
+
+# --- randomness ----------------------------------------------------------------------------------
+
+
+def test_two_refreshes_from_the_same_start_differ():
+    arguments = toy_model([0.0] * 3, [0, 1], log_variance=0.0), replay_of([[0.5, 0.5]])
+    first, again, other = (
+        generate(*arguments, length=2, key=key, deterministic=False)[0] for key in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(as_rows(first), as_rows(again))
+    assert not np.isin(first.next_observation, other.next_observation).any()
+
+
+def test_sampling_adds_the_predicted_variance_to_every_target():
+    log_variance = -1.3
+    items, _ = generate(
+        toy_model([0.7] * 3, [0, 1], log_variance=log_variance),
+        replay_of([[0.5, 0.0]]),
+        length=1,
+        starts=20_000,
+        capacity=20_001,
+        deterministic=False,
+        policy=still_policy,
+    )
+    targets = np.concatenate([items.next_observation, items.reward[:, None]], axis=1)
+    std = np.exp(0.5 * log_variance)
+    # standard errors: std / sqrt(n) of a mean, var sqrt(2 / n) of a variance, 1 / sqrt(n)
+    assert (np.abs(targets.mean(axis=0) - [1.2, 0.0, 0.5]) < 4.0 * std / np.sqrt(20_000)).all()
+    np.testing.assert_allclose(targets.var(axis=0), std**2, rtol=4.0 * np.sqrt(2.0 / 20_000))
+    correlation = np.corrcoef(targets, rowvar=False) - np.eye(3)
+    assert np.abs(correlation).max() < 4.0 / np.sqrt(20_000)
+
+
+def test_the_replay_of_another_seed_does_not_touch_the_rollouts():
+    run = generator(NEVER_ENDS, noisy_policy, None, deterministic=False)
+    model = toy_model([0.1, 0.2, 0.3], [0, 1], log_variance=0.0)
+    empty = buffer.init(60, example_transition(2, 1))
+
+    def together(*replays):
+        replay = jax.tree.map(lambda *leaves: jnp.stack(leaves), *replays)
+        axes = (None, None, None, 0, None, None, 0)
+        keys = jax.random.split(jax.random.key(0), 2)
+        return jax.vmap(run, axes)(model, (), (), replay, empty, jnp.int32(4), keys)[0]
+
+    grid = grid_of_states()
+    first, second = (together(replay_of(grid), replay_of(f * grid)) for f in (1.0, -3.0))
+    np.testing.assert_array_equal(first.rows[0], second.rows[0])
+    assert not np.array_equal(first.rows[1], second.rows[1])
+    assert not np.array_equal(first.rows[0], first.rows[1])
+
+
+# --- the model replay of the agent ---------------------------------------------------------------
+
+
+@pytest.fixture
+def allow_rank_promotion():
+    """For distrax, which the agent's policy uses: it adds noise [B, A] to means [A]."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("env", "preset", "learned_steps", "expected"),
+    [
+        ("Hopper-v5", "original", 20_000, 400_000),  # length 1, four refreshes
+        ("Hopper-v5", "original", 124_000, 4_800_000),  # length 12
+        ("Hopper-v5", "mbrl_lib", 124_000, 4_800_000),
+        ("HumanoidTruncated-v5", "mbrl_lib", 299_000, 50_000_000),  # length 25, twenty refreshes
+        ("HumanoidTruncated-v5", "original", 300_000, 12_500_000),  # length 25, five refreshes
+    ],
+)
+def test_the_agents_model_replay_has_room_for_the_longest_rollouts(
+    env, preset, learned_steps, expected
+):
+    config = mbpo.get_config(env)
+    config.preset = preset
+    config.total_steps = 5_000 + learned_steps
+    config.replay_capacity = 10
+    agent = mbpo_agent.make_agent(resolve(config), toy_spec())
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    assert state.model_replay.rows.shape == (expected, 2 + 1 + 1 + 2 + 1 + 1)
+
+
+def fit_nothing(*arguments):
+    """The agent's fit without the fitting, which takes long to compile and is tested elsewhere."""
+    return make_fit(*arguments)._replace(fit=lambda state, *_: (state, {}))
+
+
+@functools.cache
+def small_agent():
+    """Lengths 1 to 3 over 80 learned steps, 4 branches a refresh, 2 refreshes retained."""
+    config = mbpo.get_config("Hopper-v5")
+    config.update_from_flattened_dict(
+        {
+            "total_steps": 110,
+            "initial_steps": 10,
+            "updates_per_step": 1,
+            "replay_capacity": 20,
+            "sac.batch_size": 256,
+            "sac.hidden_width": 4,
+            "model.num_members": 3,
+            "model.num_elites": 2,
+            "model.hidden_width": 4,
+            "model.hidden_depth": 1,
+            "model.weight_decay": (0.0,),
+            "model.train_every": 10,
+            "rollout.starts": 4,
+            "rollout.schedule": (20, 100, 1, 3),
+            "rollout.retain_steps": 20,
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mbpo_agent, "make_fit", fit_nothing)
+        agent = mbpo_agent.make_agent(resolve(config), toy_spec())
+    state = jax.jit(agent.init)(jax.random.key(0))
+    real = replay_of(grid_of_states()[:20])
+    return state.replace(replay=real), jax.jit(agent.refresh), jax.jit(agent.step)
+
+
+@pytest.mark.usefixtures("allow_rank_promotion")
+@pytest.mark.parametrize(
+    ("learned_steps", "length"), [(0, 1), (20, 1), (59, 1), (60, 2), (99, 2), (100, 3)]
+)
+def test_a_refresh_of_the_agent_adds_branches_of_the_scheduled_length(learned_steps, length):
+    state, refresh, _ = small_agent()
+    assert state.model_replay.capacity == 3 * 4 * 2
+    state, metrics = refresh(state.replace(env_steps=jnp.int32(10 + learned_steps)))
+    assert int(metrics["rollout/length"]) == length
+    assert int(state.model_replay.size) == 4 * length
+    state, _ = refresh(state)
+    assert int(state.model_replay.size) == 8 * length
+
+
+@pytest.mark.usefixtures("allow_rank_promotion")
+@pytest.mark.parametrize(("learned_steps", "window"), [(20, 8), (60, 16), (100, 24)])
+def test_the_agent_learns_from_exactly_the_newest_window(learned_steps, window):
+    # Losses turn to NaN if and only if a row marked by NaN is among the 243 drawn of at most 24.
+    state, _, step = small_agent()
+    state = state.replace(env_steps=jnp.int32(10 + learned_steps - 1))  # the step itself is one
+    full = jnp.zeros((24, 8))
+    for marked_age, seen in ((window - 1, True), (window, False)):
+        if marked_age == 24:
+            continue
+        rows = full.at[24 - 1 - marked_age].set(jnp.nan)  # position 0: the newest is the last row
+        model_replay = state.model_replay.replace(rows=rows, size=jnp.int32(24))
+        _, _, metrics = step(
+            state.replace(model_replay=model_replay), example_transition(2, 1), jnp.zeros(2)
+        )
+        assert bool(jnp.isnan(metrics["critic/loss"])) == seen
+
+
+@pytest.mark.usefixtures("allow_rank_promotion")
+@pytest.mark.parametrize("function", ["refresh", "step"])
+def test_the_agents_state_keeps_its_types_so_that_programs_are_compiled_once(function):
+    config = toy_config(total_steps=110, replay_capacity=10, updates_per_step=1)
+    agent = mbpo_agent.make_agent(config, toy_spec())
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    if function == "refresh":
+        after, _ = jax.eval_shape(agent.refresh, state)
+    else:
+        after, _, _ = jax.eval_shape(agent.step, state, example_transition(2, 1), jnp.zeros(2))
+
+    def types(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(path): (leaf.shape, leaf.dtype, leaf.weak_type)
+            for path, leaf in leaves
+        }
+
+    assert types(after) == types(state)
