@@ -45,11 +45,15 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     generate = make_rollout(config, spec, ensemble, rollout_filter, policy_learner.sample)
     batch_real = int(config.sac.batch_size * rollout.real_ratio)
 
+    def length(env_steps: chex.Numeric) -> chex.Numeric:
+        """Rollout length at the refresh that `env_steps` transitions have led to or followed."""
+        learned = env_steps - config.initial_steps
+        return rollout_length(rollout.schedule, learned - learned % config.model.train_every)
+
     def window(env_steps: chex.Numeric) -> chex.Numeric:
         """Model transitions in use: those of the last `retain_steps` if no branch ended early."""
-        length = rollout_length(rollout.schedule, env_steps - config.initial_steps)
         refreshes = max(rollout.retain_steps // config.model.train_every, 1)
-        return length * rollout.starts * refreshes
+        return length(env_steps) * rollout.starts * refreshes
 
     model_capacity = max(int(window(step)) for step in (config.initial_steps, config.total_steps))
 
@@ -79,14 +83,13 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         filter_state, filter_metrics = rollout_filter.update(
             state.filter, state.replay, model, filter_key
         )
-        length = rollout_length(rollout.schedule, state.env_steps - config.initial_steps)
         model_replay, rollout_metrics = generate(
             model,
             state.sac.policy,
             filter_state,
             state.replay,
             state.model_replay,
-            length,
+            length(state.env_steps),
             rollout_key,
         )
         state = state.replace(key=key, model=model, filter=filter_state, model_replay=model_replay)
@@ -99,7 +102,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
             state.model_replay,
             model_key,
             config.sac.batch_size - batch_real,
-            window(state.env_steps),
+            window(state.env_steps - 1),  # the transition just observed came after the refresh
         )
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, model)
 

@@ -219,7 +219,10 @@ def interaction(
             state.sac,
             (batches, update_keys),
         )
-        action = learner.sample(learned.policy, next_observation, action_key)
+        if config.sac.explore_greedily:
+            action = learner.greedy(learned.policy, next_observation)
+        else:
+            action = learner.sample(learned.policy, next_observation, action_key)
         metrics = jax.tree.map(jnp.mean, metrics)
         return state.replace(key=key, sac=learned), action, metrics
 

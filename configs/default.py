@@ -46,6 +46,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
         float
     )  # entropy coefficient alpha; its fixed value when not learned
     sac.target_entropy = placeholder(float)  # nats; default -action_size
+    sac.explore_greedily = placeholder(bool)  # act with the policy's mean while training
 
     config.model = model = ml_collections.ConfigDict()
     model.objective = placeholder(str)  # training loss: a name in models/objectives/
