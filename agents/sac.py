@@ -60,7 +60,7 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         policy = policy_net.init(policy_key, jnp.zeros(spec.observation_size))
         inputs = spec.observation_size + spec.action_size
         critics = init_ensemble(critic_net, critic_key, hyper.num_critics, inputs)
-        log_temperature = jnp.log(hyper.initial_temperature)
+        log_temperature = jnp.log(jnp.float32(hyper.initial_temperature))
         return SACState(
             policy=policy,
             critics=critics,

@@ -102,8 +102,8 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec) -> Ensemble:
         shape = (hyper.num_members, target_size)
         return {
             "net": init_ensemble(net, key, hyper.num_members, input_size),
-            "log_variance_min": jnp.full(shape, lower),
-            "log_variance_max": jnp.full(shape, upper),
+            "log_variance_min": jnp.full(shape, lower, jnp.float32),
+            "log_variance_max": jnp.full(shape, upper, jnp.float32),
         }
 
     def predict(params, normalizers, observation, action) -> Prediction:
@@ -112,7 +112,9 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec) -> Ensemble:
         lower, upper = params["log_variance_min"], params["log_variance_max"]
         log_variance = soft_clamp(raw, lower[:, None], upper[:, None])
         scale = normalizers.targets
-        return Prediction(scale.denormalize(mean), log_variance + 2.0 * jnp.log(scale.std))
+        return Prediction(
+            scale.denormalize(mean), log_variance + 2.0 * jnp.log(scale.std[None, None])
+        )
 
     def targets(transition: Transition) -> chex.Array:
         state = transition.next_observation

@@ -16,11 +16,13 @@ class Normalizer(NamedTuple):
 
     def normalize(self, x: chex.Array) -> chex.Array:
         """Maps raw x [..., D] to zero mean and unit variance."""
-        return (x - self.mean) / self.std
+        mean, std = (jnp.broadcast_to(value, x.shape) for value in self)
+        return (x - mean) / std
 
     def denormalize(self, x: chex.Array) -> chex.Array:
         """Inverse of `normalize`."""
-        return x * self.std + self.mean
+        mean, std = (jnp.broadcast_to(value, x.shape) for value in self)
+        return x * std + mean
 
 
 def identity(size: int) -> Normalizer:
@@ -34,9 +36,9 @@ def fit(x: chex.Array, mask: chex.Array) -> Normalizer:
     Two passes, so that a large offset costs no precision. Dimensions whose std is below
     `SMALLEST_STD`, relative to their magnitude if that exceeds 1, get std 1.
     """
-    weight = mask.astype(x.dtype)[:, None]
-    count = jnp.maximum(weight.sum(), 2.0)
-    mean = (weight * x).sum(axis=0) / count
-    std = jnp.sqrt((weight * jnp.square(x - mean)).sum(axis=0) / (count - 1.0))
+    rows, count = mask[:, None], mask.sum().astype(x.dtype)
+    mean = jnp.where(rows, x, 0.0).sum(axis=0) / jnp.maximum(count, 1.0)
+    squares = jnp.square(jnp.where(rows, x - mean[None], 0.0)).sum(axis=0)
+    std = jnp.sqrt(squares / jnp.maximum(count - 1.0, 1.0))
     constant = std < SMALLEST_STD * jnp.maximum(1.0, jnp.abs(mean))
     return Normalizer(mean, jnp.where(constant, 1.0, std))
