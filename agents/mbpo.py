@@ -97,14 +97,20 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
 
     def sample_batch(state: MBPOState, key: chex.PRNGKey) -> Transition:
         real_key, model_key = jax.random.split(key)
-        real = buffer.sample(state.replay, real_key, batch_real)
+        real = buffer.sample(state.replay, real_key, config.sac.batch_size)
         model = buffer.sample(
             state.model_replay,
             model_key,
             config.sac.batch_size - batch_real,
             window(state.env_steps - 1),  # the transition just observed came after the refresh
         )
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, model)
+        nothing_kept = state.model_replay.size == 0
+
+        def mix(real: chex.Array, model: chex.Array) -> chex.Array:
+            rest = jnp.where(nothing_kept, real[batch_real:], model)
+            return jnp.concatenate([real[:batch_real], rest])
+
+        return jax.tree.map(mix, real, model)
 
     return Agent(
         init=init,

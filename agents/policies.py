@@ -1,24 +1,42 @@
-"""The squashed Gaussian policy."""
+"""The squashed Gaussian policy (Haarnoja et al. 2018a, appendix C): a = tanh(z), z Gaussian.
+
+A network gives `outputs` [..., 2A]: means, then log standard deviations.
+"""
 
 import chex
 import distrax
+import jax
 import jax.numpy as jnp
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # bounds of the original SAC code
 
 
-def tanh_gaussian(outputs: chex.Array) -> distrax.Distribution:
-    """Returns the distribution over actions [..., A] in [-1, 1] given network outputs [..., 2A].
+def sample_and_log_prob(outputs: chex.Array, key: chex.PRNGKey) -> tuple[chex.Array, chex.Array]:
+    """Draws actions [..., A] in [-1, 1], reparameterised, with their log-probabilities [...].
 
-    A diagonal Gaussian squashed by tanh (Haarnoja et al. 2018a, appendix C).
+    Consumes `key`.
     """
-    mean, log_std = jnp.split(outputs, 2, axis=-1)
-    std = jnp.exp(jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
-    gaussian = distrax.MultivariateNormalDiag(mean, std)
-    return distrax.Transformed(gaussian, distrax.Block(distrax.Tanh(), ndims=1))
+    gaussian = _gaussian(outputs)
+    z = gaussian.loc + gaussian.scale_diag * jax.random.normal(key, gaussian.loc.shape)
+    return jnp.tanh(z), log_prob(outputs, z)
+
+
+def log_prob(outputs: chex.Array, z: chex.Array) -> chex.Array:
+    """Returns the log-density [...], in nats, of the actions tanh(z), given z [..., A].
+
+    Taking z instead of the action keeps it exact where tanh saturates.
+    """
+    log_det = distrax.Tanh().forward_log_det_jacobian(z).sum(axis=-1)
+    return _gaussian(outputs).log_prob(z) - log_det
 
 
 def greedy(outputs: chex.Array) -> chex.Array:
-    """Returns the action tanh(mean) [..., A] given network outputs [..., 2A]."""
+    """Returns the action tanh(mean) [..., A]."""
     mean, _ = jnp.split(outputs, 2, axis=-1)
     return jnp.tanh(mean)
+
+
+def _gaussian(outputs: chex.Array) -> distrax.MultivariateNormalDiag:
+    mean, log_std = jnp.split(outputs, 2, axis=-1)
+    std = jnp.exp(jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
+    return distrax.MultivariateNormalDiag(mean, std)

@@ -70,9 +70,6 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
             updates=jnp.zeros((), jnp.int32),
         )
 
-    def distribution(policy: chex.ArrayTree, observation: chex.Array):
-        return policies.tanh_gaussian(policy_net.apply(policy, observation))
-
     def q_values(critics: chex.ArrayTree, observation: chex.Array, action: chex.Array):
         inputs = jnp.concatenate([observation, action], axis=-1)
         inputs = jnp.broadcast_to(inputs, (hyper.num_critics, *inputs.shape))
@@ -83,7 +80,9 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         return 0.5 * jnp.square(q - target[None]).mean(axis=1).sum(), q.mean()
 
     def policy_loss(policy: chex.ArrayTree, state: SACState, batch: Transition, key: chex.PRNGKey):
-        action, log_prob = distribution(policy, batch.observation).sample_and_log_prob(seed=key)
+        action, log_prob = policies.sample_and_log_prob(
+            policy_net.apply(policy, batch.observation), key
+        )
         q = q_values(state.critics, batch.observation, action).min(axis=0)
         return (jnp.exp(state.log_temperature) * log_prob - q).mean(), log_prob.mean()
 
@@ -91,9 +90,9 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         target_key, policy_key = jax.random.split(key)
         policy_opt, critic_opt, temperature_opt = state.optimizer
 
-        next_action, next_log_prob = distribution(
-            state.policy, batch.next_observation
-        ).sample_and_log_prob(seed=target_key)
+        next_action, next_log_prob = policies.sample_and_log_prob(
+            policy_net.apply(state.policy, batch.next_observation), target_key
+        )
         next_q = q_values(state.target_critics, batch.next_observation, next_action).min(axis=0)
         next_value = next_q - jnp.exp(state.log_temperature) * next_log_prob
         target = batch.reward + discount * (1.0 - batch.terminated) * next_value
@@ -137,7 +136,7 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         return state, metrics
 
     def sample(policy: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey) -> chex.Array:
-        return distribution(policy, observation).sample(seed=key)
+        return policies.sample_and_log_prob(policy_net.apply(policy, observation), key)[0]
 
     def greedy(policy: chex.ArrayTree, observation: chex.Array) -> chex.Array:
         return policies.greedy(policy_net.apply(policy, observation))

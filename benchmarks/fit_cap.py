@@ -3,8 +3,8 @@
     python benchmarks/fit_cap.py --workdir=runs/mbpo_hopper [--fresh] [--caps=250,500,1000,2000,0]
 
 Takes the model, policy and real transitions of every seed from the newest checkpoint of a run and
-refits the model (or, with --fresh, a new one) with every cap; 0 is the published rule without one. All
-caps see the same hold-out rows. Writes one row per seed and cap as CSV to standard output.
+refits the model (or, with --fresh, a new one) with every cap; 0 is the published rule without one.
+All caps see the same hold-out rows. Writes one row per seed and cap as CSV to standard output.
 """
 
 import sys

@@ -51,6 +51,8 @@ class Actors:
     def _step_one(self, k: int, action: np.ndarray) -> Transition:
         next_observation, reward, terminated, truncated, _ = self._envs[k].step(action)
         self._actions[k].append(action)
+        with np.errstate(over="ignore"):
+            reward = np.float32(reward)
         if not (np.isfinite(reward) and np.isfinite(next_observation).all()):
             raise UserError(
                 f"{self._env_id} returned a reward or observation that is not finite (seed "
@@ -61,7 +63,7 @@ class Actors:
         return Transition(
             self.observation[k],
             action,
-            np.float32(reward),
+            reward,
             next_observation,
             np.float32(terminated),
             np.float32(truncated),

@@ -18,6 +18,7 @@ from experiment import memory, report, run_folder, seeds
 from experiment.actors import Actors
 from experiment.checkpoint import Checkpointer
 from experiment.evaluation import Evaluator
+from experiment.interrupt import Interrupt
 from experiment.metrics import MetricsWriter, first_non_finite
 from experiment.progress import Progress
 
@@ -95,10 +96,13 @@ class Run:
         """Runs to `total_steps`, with an evaluation and a checkpoint at the end of every epoch."""
         config = self._config
         self._lap_start = time.perf_counter()
-        with Progress(
-            config.total_steps, self.env_step, f"{config.algo} on {config.env}"
-        ) as progress:
+        description = f"{config.algo} on {config.env}"
+        with (
+            Interrupt() as interrupt,
+            Progress(config.total_steps, self.env_step, description) as progress,
+        ):
             while self.env_step < config.total_steps:
+                interrupt.check()
                 self.advance()
                 progress.advance(self.env_step)
                 learned = self.env_step - config.initial_steps

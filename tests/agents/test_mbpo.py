@@ -50,14 +50,38 @@ def test_a_batch_has_the_given_share_of_real_rows(ratio, real_rows):
     np.testing.assert_allclose(metrics["critic/target"], real_rows / 256, atol=1e-6)
 
 
+def test_real_rows_stand_in_when_no_model_row_was_kept():
+    agent = mbpo.make_agent(config(rollout__real_ratio=0.05), tiny.spec())
+    state = planted(agent, real=[2.0] * 50, model=[0.0] * 60)
+    empty = state.model_replay.replace(size=jnp.int32(0))
+    _, _, metrics = jax.jit(agent.step)(
+        state.replace(model_replay=empty), one(terminal([2.0])), jnp.zeros(3)
+    )
+    np.testing.assert_allclose(metrics["critic/target"], 2.0, atol=1e-6)
+
+
+SCHEDULE, EARLY = (50, 250, 1, 3), (0, 40, 1, 3)
+
+
 @pytest.mark.parametrize(
-    ("learned", "length"), [(0, 1), (50, 1), (149, 1), (150, 2), (249, 2), (250, 3), (400, 3)]
+    ("schedule", "learned", "length"),
+    [
+        (SCHEDULE, 0, 1),
+        (SCHEDULE, 50, 1),
+        (SCHEDULE, 149, 1),
+        (SCHEDULE, 150, 2),
+        (SCHEDULE, 249, 2),
+        (SCHEDULE, 250, 3),
+        (SCHEDULE, 400, 3),
+        (EARLY, 49, 1),  # longer rollouts come with the next refresh, and so does their window
+        (EARLY, 50, 3),
+    ],
 )
-def test_the_window_of_model_rows_follows_the_schedule(learned, length):
+def test_the_window_of_model_rows_follows_the_schedule(schedule, learned, length):
     # length * 20 starts * (100 // 50) refreshes, of a ring of 3 * 40 rows numbered by age
-    settings = config(rollout__real_ratio=0.0, sac__batch_size=8192)
+    settings = config(rollout__real_ratio=0.0, sac__batch_size=8192, rollout__schedule=schedule)
     agent = mbpo.make_agent(settings, tiny.spec())
-    state = planted(agent, real=[0.0], model=np.arange(120)[::-1], env_steps=64 + learned - 1)
+    state = planted(agent, real=[0.0], model=np.arange(120)[::-1], env_steps=64 + learned)
     assert state.model_replay.capacity == 120
     _, _, metrics = jax.jit(agent.step)(state, one(terminal([0.0])), jnp.zeros(3))
     window = 40 * length
@@ -65,7 +89,8 @@ def test_the_window_of_model_rows_follows_the_schedule(learned, length):
     np.testing.assert_allclose(metrics["critic/target"], (window - 1) / 2, atol=0.015 * window)
 
 
-def test_step_stores_the_transition_and_counts_it():
+@pytest.mark.parametrize("name", ["step", "observe"])
+def test_the_transition_is_stored_and_counted(name):
     agent = mbpo.make_agent(config(), tiny.spec())
     state = planted(agent, real=[1.0, 2.0], model=[3.0] * 5, env_steps=70)
     stored = Transition(
@@ -76,16 +101,16 @@ def test_step_stores_the_transition_and_counts_it():
         jnp.float32(0.0),
         jnp.float32(1.0),
     )
-    for state in (
-        jax.jit(agent.step)(state, stored, jnp.zeros(3))[0],
-        agent.observe(state, stored),
-    ):  # noqa: B020
-        assert int(state.env_steps) == 71
-        assert int(state.replay.size) == 3
-        assert int(state.model_replay.size) == 5
-        newest = buffer.gather(state.replay, jnp.int32(0))
-        for actual, expected in zip(newest, stored):
-            np.testing.assert_array_equal(actual, expected)
+    if name == "step":
+        state, _, _ = jax.jit(agent.step)(state, stored, jnp.zeros(3))
+    else:
+        state = agent.observe(state, stored)
+    assert int(state.env_steps) == 71
+    assert int(state.replay.size) == 3
+    assert int(state.model_replay.size) == 5
+    newest = buffer.gather(state.replay, jnp.int32(0))
+    for actual, expected in zip(newest, stored):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def linear_world(key, n):
@@ -153,6 +178,7 @@ def test_two_refreshes_generate_different_rollouts():
     assert len(distinct) == 40
 
 
+@pytest.mark.slow
 def test_a_learned_model_predicts_the_linear_world():
     settings = config(
         model__hidden_width=32, model__max_gradient_steps=500, rollout__deterministic=True
@@ -165,6 +191,7 @@ def test_a_learned_model_predicts_the_linear_world():
     assert np.abs(rows.reward[valid] - rows.observation[valid][:, 0]).mean() < 0.1
 
 
+@pytest.mark.slow
 def test_donating_the_state_changes_nothing():
     settings = config()
     agent = mbpo.make_agent(settings, tiny.spec())

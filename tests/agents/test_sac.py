@@ -280,7 +280,7 @@ def test_sizes_of_the_networks(width, depth, critics, layer_norm):
 
 
 def test_critics_start_different_and_equal_to_their_targets():
-    learner, state = learner_and_state()
+    _, state = learner_and_state()
     kernel = state.critics["params"]["layer_0"]["kernel"]
     assert np.abs(kernel[0] - kernel[1]).max() > 0.01
     for critic, target in zip(*map(jax.tree.leaves, (state.critics, state.target_critics))):
@@ -321,6 +321,17 @@ def test_one_step_is_its_updates_in_sequence():
     )
     assert int(stepped.sac.updates) == 3
     assert int(stepped.env_steps) == 21
+
+
+def test_greedy_exploration_acts_with_the_mean():
+    agent = sac.make_agent(config(sac__explore_greedily=True), tiny.spec(1, 1))
+    state = agent.init(jax.random.key(0))
+    state = state.replace(sac=constant_policy(state.sac, 0.4, 0.0))
+    # without a temperature and with constant critics the policy does not move
+    critics = constant_critics(state.sac.critics, [1.0, 1.0])
+    state = state.replace(sac=state.sac.replace(critics=critics))
+    _, action, _ = jax.jit(agent.step)(state, transition(jnp.float32(1)), jnp.zeros(1))
+    np.testing.assert_allclose(action, [np.tanh(0.4)], rtol=1e-6)
 
 
 def test_steps_with_the_same_data_draw_new_numbers():

@@ -26,6 +26,7 @@ class Counts(struct.PyTreeNode):
     refreshed: jax.Array
     rewards: jax.Array  # sum over all transitions
     last_time: jax.Array  # what was observed for the action under way
+    actions: jax.Array  # sum over all transitions
     mismatches: jax.Array  # transitions that do not start where the last action was chosen
 
 
@@ -34,7 +35,7 @@ def counting_agent(broken_step=None):
 
     def init(key):
         zero = jnp.zeros(())
-        return Counts(jax.random.key_data(key)[-1].astype(jnp.float32), *[zero] * 7)
+        return Counts(jax.random.key_data(key)[-1].astype(jnp.float32), *[zero] * 8)
 
     def explore(state, observation):
         state = state.replace(explored=state.explored + 1, last_time=observation[1])
@@ -43,7 +44,9 @@ def counting_agent(broken_step=None):
     def see(state, transition):
         jumped = transition.observation[1] != state.last_time
         return state.replace(
-            rewards=state.rewards + transition.reward, mismatches=state.mismatches + jumped
+            rewards=state.rewards + transition.reward,
+            actions=state.actions + transition.action[0],
+            mismatches=state.mismatches + jumped,
         )
 
     def observe(state, transition):
@@ -52,9 +55,11 @@ def counting_agent(broken_step=None):
     def step(state, transition, next_observation):
         stepped = state.stepped + 1
         state = see(state, transition).replace(stepped=stepped, last_time=next_observation[1])
-        value = stepped if broken_step is None else jnp.where(stepped == broken_step, jnp.nan, stepped)
+        value = (
+            stepped if broken_step is None else jnp.where(stepped == broken_step, jnp.nan, stepped)
+        )
         numbers = {"policy/loss": value, "critic/seed": state.seed, "rollout/seen": state.refreshed}
-        return state, jnp.full((1,), 0.25), numbers
+        return state, jnp.full((1,), (stepped % 8) / 16), numbers
 
     def refresh(state):
         refreshed = state.refreshed + 1
@@ -115,6 +120,8 @@ def test_every_function_is_called_when_it_should(run):
     np.testing.assert_array_equal(state.mismatches, 0)
     # rewards 1 .. 5 of seven whole episodes and 1, 2 of the eighth: no transition is lost
     np.testing.assert_array_equal(state.rewards, 7 * 15 + 3)
+    # 0.5 while exploring, then (step of learning % 8) / 16; an action is stored one step later
+    np.testing.assert_array_equal(state.actions, 11 * 0.5 + sum(n % 8 for n in range(1, 27)) / 16)
     np.testing.assert_array_equal(state.seed, [5, 6])
 
 
@@ -177,7 +184,7 @@ def test_an_interrupted_run_ends_as_if_it_were_not(run, tmp_path, monkeypatch, e
 
 
 def test_a_finished_run_is_not_run_again(run, tmp_path):
-    _, first = run()
+    run()
     before = (tmp_path / "metrics" / "seed_5.csv").read_bytes()
     run()
     assert (tmp_path / "metrics" / "seed_5.csv").read_bytes() == before

@@ -15,13 +15,6 @@ from tests.integration import tiny
 INITIAL, LEARNED = 64, 100  # steps; two updates per step of learning
 
 
-@pytest.fixture(autouse=True)
-def _rank_promotion():
-    # Distrax adds a batch of noise to a mean of lower rank; see tests/agents/test_policies.py.
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def data(leaf):
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
@@ -84,9 +77,8 @@ def differences(state, place, other, other_place):
 @pytest.fixture(scope="module")
 def alone():
     """The state of a run of seed k on its own, by k."""
-    with jax.numpy_rank_promotion("allow"):
-        agent = lift(1)
-        return [train([k], agent=agent) for k in range(4)]
+    agent = lift(1)
+    return [train([k], agent=agent) for k in range(4)]
 
 
 @pytest.mark.parametrize(("num_seeds", "devices"), [(1, 1), (2, 2), (3, 1), (4, 2), (5, 1)])
@@ -143,6 +135,7 @@ def test_first_seed_counts_not_its_place():
         assert not differences(state, place, single.init([seed]), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_seeds", [2, 3])
 def test_what_happens_to_one_seed_leaves_another_bit_identical(num_seeds):
     agent = lift(num_seeds)
@@ -211,7 +204,7 @@ def test_a_run_traces_every_program_once(tmp_path, monkeypatch):
     assert int(run._state.model_replay.size[0]) > 40
     assert max(run._actors.log()["episodes"]) > 5
     run_folder.close_run(tmp_path)
-    assert traces == {name: 1 for name in ("init", "explore", "observe", "step", "refresh", "act")}
+    assert traces == dict.fromkeys(("init", "explore", "observe", "step", "refresh", "act"), 1)
 
 
 def test_keys_depend_on_the_seed_alone():

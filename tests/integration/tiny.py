@@ -58,25 +58,24 @@ def flags(**changes):
 
 
 def command(*arguments):
-    return [sys.executable, "train.py", *map(str, arguments)]
+    return [sys.executable, str(REPOSITORY / "train.py"), *map(str, arguments)]
 
 
-def process_options(*paths):
+def process_options(*paths, cwd=REPOSITORY):
     """Returns how to start `command`; modules in `paths` can be imported by it."""
     path = os.pathsep.join(map(str, [REPOSITORY, *paths]))
     return {
-        "cwd": REPOSITORY,
+        "cwd": cwd,
         "env": os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
         "text": True,
         "stdin": subprocess.DEVNULL,
     }
 
 
-def train(*arguments, paths=()):
+def train(*arguments, paths=(), cwd=REPOSITORY):
     """Runs train.py to its end."""
-    return subprocess.run(
-        command(*arguments), capture_output=True, timeout=300, **process_options(*paths)
-    )
+    options = process_options(*paths, cwd=cwd)
+    return subprocess.run(command(*arguments), capture_output=True, timeout=300, **options)
 
 
 def spec(observation_size=3, action_size=1, termination=terminations.never):

@@ -16,7 +16,7 @@ from models.ensemble import Normalizers, make_ensemble
 from models.fit import Progress, Split, holdout_errors, make_fit, minibatch_rows, track_best
 from models.fit import split_rows as split_rows_untraced
 from models.objectives import OBJECTIVES, Context, ModelObjective
-from replay import Transition, buffer, example_transition
+from replay import buffer, example_transition
 
 NO_CONTEXT = Context(
     policy=(),
@@ -86,6 +86,17 @@ def recording(num_members, num_rows):
     return ModelObjective(lambda key: jnp.zeros((num_members, num_rows), jnp.int32), loss)
 
 
+def ordered():
+    """An objective with no gradient that writes down the first member's rows [steps, B]."""
+
+    def loss(params, state, batch, context, key):
+        written, step = state
+        written = written.at[step].set(batch.reward[0])
+        return 0.0 * sum(leaf.sum() for leaf in jax.tree.leaves(params)), ((written, step + 1), {})
+
+    return ModelObjective(lambda key: (jnp.zeros((3, 16)), jnp.zeros((), jnp.int32)), loss)
+
+
 @functools.cache
 def fitter(objective_name=None, num_rows=0, **model):
     """The ensemble, `init` and the compiled `fit` of a toy configuration."""
@@ -93,10 +104,8 @@ def fitter(objective_name=None, num_rows=0, **model):
     ensemble = make_ensemble(config, toy_spec())
     if objective_name is None:
         objective = recording(config.model.num_members, num_rows)
-    elif objective_name == "drift":
-        objective = drifting()
-    elif objective_name == "scaled":
-        objective = scaled()
+    elif objective_name in ("ordered", "drifting", "scaled"):
+        objective = {"ordered": ordered, "drifting": drifting, "scaled": scaled}[objective_name]()
     else:
         objective = OBJECTIVES[objective_name](config, ensemble)
     learner = make_fit(config, ensemble, objective)
@@ -160,8 +169,14 @@ def test_bootstrap_draws_with_replacement():
 
 @pytest.mark.parametrize(
     ("rows", "ratio", "cap", "expected"),
-    [(100, 0.2, 5_000, 20), (101, 0.2, 5_000, 20), (104, 0.2, 5_000, 20), (105, 0.2, 5_000, 21)]
-    + [(100, 0.2, 7, 7), (4, 0.2, 7, 0), (150, 0.5, 5_000, 75)],
+    [
+        (100, 0.2, 5_000, 20),
+        (104, 0.2, 5_000, 20),
+        (105, 0.2, 5_000, 21),
+        (150, 0.5, 5_000, 75),  # a full ring
+        (100, 0.2, 7, 7),
+        (4, 0.2, 7, 0),
+    ],
 )
 @pytest.mark.parametrize("bootstrap", [True, False])
 def test_the_holdout_has_its_size_and_shares_no_row_with_training(
@@ -212,6 +227,15 @@ def test_an_epoch_without_bootstrap_visits_every_training_row_once_per_member():
     held_out = seen[0] == 0
     assert held_out.sum() == 4
     np.testing.assert_array_equal(seen, np.tile(np.where(held_out, 0, 1), (3, 1)))
+
+
+def test_every_epoch_goes_through_the_rows_in_a_new_order():
+    _, init, fit = fitter("ordered", batch_size=16, max_gradient_steps=3)  # epochs of one minibatch
+    state, _ = fit(init(jax.random.key(0)), numbered_replay(20), NO_CONTEXT, jax.random.key(0))
+    orders, _ = state.objective
+    assert len({tuple(order) for order in np.asarray(orders).tolist()}) == 3
+    rows = np.sort(orders, axis=1)
+    np.testing.assert_array_equal(rows, np.tile(rows[0], (3, 1)))
 
 
 def test_the_last_minibatch_of_an_epoch_wraps_around():
@@ -302,7 +326,7 @@ def drifting():
 def drift_from(start, **model):
     """Fits members that predict `start` and rise by 0.25 an epoch; the data are all 1."""
     model = {"num_members": len(start), "batch_size": 16} | model  # one minibatch is an epoch
-    ensemble, init, fit = fitter("drift", **model)
+    ensemble, init, fit = fitter("drifting", **model)
     means = np.tile(np.asarray(start)[:, None], (1, 2))
     state = init(jax.random.key(0))
     state = state.replace(params=constant_params(ensemble, means, np.zeros_like(means)))

@@ -1,0 +1,146 @@
+"""A run that is killed and started again with the same command ends like one that is not."""
+
+import random
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import envs
+from agents.registry import make_agent
+from experiment import metrics, seeds
+from experiment.checkpoint import Checkpointer
+from tests.integration import tiny
+
+SIZES = {"num_seeds": 2, "total_steps": 1264, "updates_per_step": 1}
+FLAGS = [f"--config={tiny.REPOSITORY / 'configs' / 'mbpo.py'}", *tiny.flags(**SIZES)]
+LAST_SECONDS = 120  # a process that gets nowhere for this long has failed
+
+
+def start(workdir):
+    return subprocess.Popen(
+        tiny.command(*FLAGS, f"--workdir={workdir}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **tiny.process_options(),
+    )
+
+
+def wait_until(condition, process):
+    deadline = time.monotonic() + LAST_SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.0005)
+
+
+def rows(workdir):
+    path = workdir / "metrics" / "seed_0.csv"
+    return path.read_text().count("\n") - 1 if path.exists() else 0
+
+
+def interrupt(process, number):
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=LAST_SECONDS)
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    result = tiny.train(*FLAGS, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def assert_same_run(actual, expected):
+    left, right = metrics.read(actual), metrics.read(expected)
+    assert list(left) == list(right) == [0, 1]
+    for seed in left:
+        kept = [n for n in right[seed] if n != "wall_clock" and not n.startswith("time/")]
+        assert right[seed]["env_step"].tolist() == [64 + 100 * n for n in range(13)]
+        assert right[seed]["critic/loss"].notna().sum() == 12
+        for name in kept:  # not one bit may differ
+            np.testing.assert_array_equal(left[seed][name], right[seed][name], err_msg=name)
+    config = tiny.config("mbpo", **SIZES)
+    agent = seeds.lift(make_agent(config, envs.spec(config.env)), 2)
+    found = [Checkpointer(w / "checkpoints").restore(agent.state_shape) for w in (actual, expected)]
+    (step, state, driver), (_, other_state, other_driver) = found
+    assert step == 1264
+    paths, _ = jax.tree_util.tree_flatten_with_path(state)
+    for (path, leaf), other in zip(paths, jax.tree.leaves(other_state), strict=True):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf, other = jax.random.key_data(leaf), jax.random.key_data(other)
+        np.testing.assert_array_equal(leaf, other, err_msg=jax.tree_util.keystr(path))
+    assert driver.keys() == other_driver.keys()
+    for name in driver.keys() - {"wall_clock"}:
+        np.testing.assert_array_equal(driver[name], other_driver[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_killed_three_times_equals_one_that_was_not(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    delay = random.Random(0)
+    checkpoints = workdir / "checkpoints"
+
+    def after_rows(count):
+        return lambda: rows(workdir) >= count
+
+    # once in the middle of an epoch or an evaluation, wherever that is
+    process = start(workdir)
+    wait_until(after_rows(2), process)
+    time.sleep(delay.uniform(0.0, 0.5))
+    interrupt(process, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+    # once while a checkpoint is being written
+    process = start(workdir)
+    left_behind = set(checkpoints.glob("tmp_*"))
+    wait_until(after_rows(5), process)
+    wait_until(lambda: set(checkpoints.glob("tmp_*_latest_*")) - left_behind, process)
+    interrupt(process, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+    process = start(workdir)
+    wait_until(after_rows(9), process)
+    time.sleep(delay.uniform(0.0, 0.3))
+    output = interrupt(process, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert "Resuming at step" in output
+
+    result = tiny.train(*FLAGS, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert "Resuming at step" in result.stdout
+    assert not list(checkpoints.glob("tmp_*"))
+    assert_same_run(workdir, undisturbed)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_continue_and_that_works(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(workdir)
+    wait_until(lambda: rows(workdir) >= 3, process)
+    output = interrupt(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert "Interrupted. Continue from the last checkpoint with\n  python " in output
+    assert output.rstrip().endswith(f"--workdir={workdir}")
+
+    result = tiny.train(*FLAGS, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert_same_run(workdir, undisturbed)
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_checkpoint(tmp_path):
+    workdir = tmp_path / "run"
+    process = start(workdir)
+    wait_until((workdir / "config.json").exists, process)
+    time.sleep(0.05)  # somewhere in building the agent or compiling the programs
+    output = interrupt(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert "Interrupted." in output
