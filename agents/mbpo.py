@@ -18,7 +18,7 @@ from agents.sac import SACState
 from envs.spec import EnvSpec
 from models.ensemble import make_ensemble
 from models.fit import ModelState, make_fit
-from models.objectives import OBJECTIVES, Context
+from models.objectives import OBJECTIVES, Context, Parts
 from models.rollout import FILTERS, make_rollout, rollout_length
 from replay import ReplayState, Transition, buffer, example_transition
 
@@ -32,7 +32,8 @@ class MBPOState(struct.PyTreeNode):
     model: ModelState
     filter: chex.ArrayTree  # state of the RolloutFilter
     replay: ReplayState  # real transitions
-    model_replay: ReplayState  # generated transitions, all rollout lengths of the run fit in
+    model_replay: ReplayState  # generated transitions; has room for the longest rollouts of the run
+    window: chex.Array  # int32 [], newest generated transitions in use
 
 
 def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
@@ -40,22 +41,22 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     rollout = config.rollout
     policy_learner = sac.make_sac(config, spec)
     ensemble = make_ensemble(config, spec)
-    model_learner = make_fit(config, ensemble, OBJECTIVES[config.model.objective](config, ensemble))
-    rollout_filter = FILTERS[rollout.filter](config, spec)
-    generate = make_rollout(config, spec, ensemble, rollout_filter, policy_learner.sample)
+    parts = Parts(ensemble, spec, policy_learner.q_values, policy_learner.sample)
+    model_learner = make_fit(config, ensemble, OBJECTIVES[config.model.objective](config, parts))
+    rollout_filter = FILTERS[rollout.filter](config, parts)
+    generate = make_rollout(config, parts, rollout_filter)
     batch_real = int(config.sac.batch_size * rollout.real_ratio)
+    batch_model = config.sac.batch_size - batch_real
+    refreshes_retained = -(-rollout.retain_steps // config.model.train_every)
 
-    def length(env_steps: chex.Numeric) -> chex.Numeric:
-        """Rollout length at the refresh that `env_steps` transitions have led to or followed."""
-        learned = env_steps - config.initial_steps
-        return rollout_length(rollout.schedule, learned - learned % config.model.train_every)
+    def scheduled_length(env_steps: chex.Numeric) -> chex.Numeric:
+        return rollout_length(rollout.schedule, env_steps - config.initial_steps)
 
-    def window(env_steps: chex.Numeric) -> chex.Numeric:
-        """Model transitions in use: those of the last `retain_steps` if no branch ended early."""
-        refreshes = max(rollout.retain_steps // config.model.train_every, 1)
-        return length(env_steps) * rollout.starts * refreshes
+    def full_window(env_steps: chex.Numeric) -> chex.Numeric:
+        """Transitions that `retain_steps` of refreshes generate if no branch ends early."""
+        return scheduled_length(env_steps) * rollout.starts * refreshes_retained
 
-    model_capacity = max(int(window(step)) for step in (config.initial_steps, config.total_steps))
+    model_capacity = int(full_window(config.total_steps))
 
     def init(key: chex.PRNGKey) -> MBPOState:
         key, sac_key, model_key, filter_key = jax.random.split(key, 4)
@@ -68,6 +69,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
             filter=rollout_filter.init(filter_key),
             replay=buffer.init(config.replay_capacity, example),
             model_replay=buffer.init(model_capacity, example),
+            window=jnp.zeros((), jnp.int32),
         )
 
     def refresh(state: MBPOState) -> tuple[MBPOState, Metrics]:
@@ -80,8 +82,9 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
             normalizers=state.model.normalizers,
         )
         model, fit_metrics = model_learner.fit(state.model, state.replay, context, fit_key)
+        context = context.replace(normalizers=model.normalizers)
         filter_state, filter_metrics = rollout_filter.update(
-            state.filter, state.replay, model, filter_key
+            state.filter, state.replay, model, context, filter_key
         )
         model_replay, rollout_metrics = generate(
             model,
@@ -89,32 +92,29 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
             filter_state,
             state.replay,
             state.model_replay,
-            length(state.env_steps),
+            scheduled_length(state.env_steps),
             rollout_key,
         )
-        state = state.replace(key=key, model=model, filter=filter_state, model_replay=model_replay)
+        in_use = state.window + rollout_metrics["rollout/transitions"]
+        state = state.replace(
+            key=key,
+            model=model,
+            filter=filter_state,
+            model_replay=model_replay,
+            window=jnp.minimum(in_use, full_window(state.env_steps)),
+        )
         return state, fit_metrics | filter_metrics | rollout_metrics
 
     def sample_batch(state: MBPOState, key: chex.PRNGKey) -> Transition:
         real_key, model_key = jax.random.split(key)
-        real = buffer.sample(state.replay, real_key, config.sac.batch_size)
-        model = buffer.sample(
-            state.model_replay,
-            model_key,
-            config.sac.batch_size - batch_real,
-            window(state.env_steps - 1),  # the transition just observed came after the refresh
+        real = buffer.sample(state.replay, real_key, batch_real)
+        rest = jax.lax.cond(  # a filter may have kept nothing at all
+            state.window > 0,
+            lambda: buffer.sample(state.model_replay, model_key, batch_model, state.window),
+            lambda: buffer.sample(state.replay, model_key, batch_model),
         )
-        nothing_kept = state.model_replay.size == 0
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, rest)
 
-        def mix(real: chex.Array, model: chex.Array) -> chex.Array:
-            rest = jnp.where(nothing_kept, real[batch_real:], model)
-            return jnp.concatenate([real[:batch_real], rest])
-
-        return jax.tree.map(mix, real, model)
-
-    return Agent(
-        init=init,
-        refresh=refresh,
-        refresh_every=config.model.train_every,
-        **sac.interaction(config, spec, policy_learner, sample_batch),
+    return sac.acting(config, spec, policy_learner, sample_batch)._replace(
+        init=init, refresh=refresh, refresh_every=config.model.train_every
     )

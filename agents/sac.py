@@ -17,6 +17,7 @@ from agents import policies
 from agents.base import Agent, Metrics
 from envs.spec import EnvSpec
 from models.mlp import MLP, init_ensemble
+from models.objectives.base import QValues, SamplePolicy
 from replay import ReplayState, Transition, buffer, example_transition
 
 
@@ -39,12 +40,14 @@ class SAC(NamedTuple):
       update: `(state, batch of Transition [B, ...], key) -> (state, metrics)`.
       sample: `(policy_params, observation [..., O], key) -> action [..., A]`.
       greedy: `(policy_params, observation [..., O]) -> action [..., A]`.
+      q_values: `(critic_params, observation [B, O], action [B, A]) -> Q [C, B]`.
     """
 
     init: Callable[[chex.PRNGKey], SACState]
     update: Callable[[SACState, Transition, chex.PRNGKey], tuple[SACState, Metrics]]
-    sample: Callable[[chex.ArrayTree, chex.Array, chex.PRNGKey], chex.Array]
+    sample: SamplePolicy
     greedy: Callable[[chex.ArrayTree, chex.Array], chex.Array]
+    q_values: QValues
 
 
 def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
@@ -70,7 +73,9 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
             updates=jnp.zeros((), jnp.int32),
         )
 
-    def q_values(critics: chex.ArrayTree, observation: chex.Array, action: chex.Array):
+    def q_values(
+        critics: chex.ArrayTree, observation: chex.Array, action: chex.Array
+    ) -> chex.Array:
         inputs = jnp.concatenate([observation, action], axis=-1)
         inputs = jnp.broadcast_to(inputs, (hyper.num_critics, *inputs.shape))
         return jax.vmap(critic_net.apply)(critics, inputs)[..., 0]  # [C, B]
@@ -141,7 +146,7 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
     def greedy(policy: chex.ArrayTree, observation: chex.Array) -> chex.Array:
         return policies.greedy(policy_net.apply(policy, observation))
 
-    return SAC(init, update, sample, greedy)
+    return SAC(init, update, sample, greedy, q_values)
 
 
 def _descend(optimizer: optax.GradientTransformation, grads, opt_state, params):
@@ -175,21 +180,16 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     def sample_batch(state: SACAgentState, key: chex.PRNGKey) -> Transition:
         return buffer.sample(state.replay, key, config.sac.batch_size)
 
-    return Agent(
-        init=init,
-        refresh=None,
-        refresh_every=0,
-        **interaction(config, spec, learner, sample_batch),
-    )
+    return acting(config, spec, learner, sample_batch)._replace(init=init)
 
 
-def interaction(
+def acting(
     config: ConfigDict,
     spec: EnvSpec,
     learner: SAC,
     sample_batch: Callable[[Any, chex.PRNGKey], Transition],
-) -> dict[str, Callable]:
-    """Returns the members of an `Agent` that act and learn with soft actor-critic.
+) -> Agent:
+    """Returns an `Agent` that acts and learns with soft actor-critic, lacking only its `init`.
 
     Its state has the fields `key`, `env_steps`, `sac` and `replay`; `sample_batch(state, key)`
     draws the transitions [B, ...] of one gradient update from it.
@@ -225,10 +225,13 @@ def interaction(
         metrics = jax.tree.map(jnp.mean, metrics)
         return state.replace(key=key, sac=learned), action, metrics
 
-    return {
-        "explore": explore,
-        "observe": observe,
-        "step": step,
-        "policy": lambda state: state.sac.policy,
-        "act": learner.greedy,
-    }
+    return Agent(
+        init=learner.init,
+        explore=explore,
+        observe=observe,
+        step=step,
+        refresh=None,
+        policy=lambda state: state.sac.policy,
+        act=learner.greedy,
+        refresh_every=0,
+    )

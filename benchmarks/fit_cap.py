@@ -29,11 +29,12 @@ def main(argv: list[str]) -> None:
 
     import envs
     from agents.registry import make_agent
+    from agents.sac import make_sac
     from experiment import run_folder, seeds
     from experiment.checkpoint import Checkpointer
     from models.ensemble import make_ensemble
     from models.fit import make_fit
-    from models.objectives import OBJECTIVES, Context
+    from models.objectives import OBJECTIVES, Context, Parts
 
     stored = ConfigDict(run_folder.read_config(Path(_WORKDIR.value))["config"])
     spec = envs.spec(stored.env)
@@ -46,8 +47,9 @@ def main(argv: list[str]) -> None:
     for cap in map(int, _CAPS.value):
         config = ConfigDict(stored.to_dict())
         config.model.max_gradient_steps = cap
-        ensemble = make_ensemble(config, spec)
-        learner = make_fit(config, ensemble, OBJECTIVES[config.model.objective](config, ensemble))
+        ensemble, policy = make_ensemble(config, spec), make_sac(config, spec)
+        parts = Parts(ensemble, spec, policy.q_values, policy.sample)
+        learner = make_fit(config, ensemble, OBJECTIVES[config.model.objective](config, parts))
         fit = jax.jit(learner.fit)
         for seed in range(stored.num_seeds):
             state = jax.device_get(jax.tree.map(lambda leaf, k=seed: leaf[k], states))

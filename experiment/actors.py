@@ -8,6 +8,10 @@ from errors import UserError
 from replay import Transition
 
 TRAINING, EVALUATION = 0, 1  # streams of episode seeds
+LOWER_RATES = (
+    "The last checkpoint is kept. Lower --config.sac.learning_rate or "
+    "--config.model.learning_rate, and train in a new --workdir."
+)
 
 
 def episode_seed(seed: int, stream: int, *position: int) -> int:
@@ -37,7 +41,7 @@ class Actors:
         observation of a new one.
 
         Raises:
-          UserError: if an environment returns a reward or an observation that is not finite.
+          UserError: an action, a reward or an observation is not finite.
         """
         results = [self._step_one(k, action) for k, action in enumerate(actions)]
         transition = Transition(*(np.stack(field) for field in zip(*results, strict=True)))
@@ -49,6 +53,11 @@ class Actors:
         return transition
 
     def _step_one(self, k: int, action: np.ndarray) -> Transition:
+        if not np.isfinite(action).all():
+            raise UserError(
+                f"The policy of seed {self._seeds[k]} chose an action that is not finite: the "
+                f"training diverged. {LOWER_RATES}"
+            )
         next_observation, reward, terminated, truncated, _ = self._envs[k].step(action)
         self._actions[k].append(action)
         with np.errstate(over="ignore"):

@@ -133,6 +133,12 @@ def check_sizes(config: ConfigDict) -> Iterator[str]:
             yield f"{_flag(config, name)} is too small: use {SMALLEST[name]} or more."
 
 
+def check_seeds(config: ConfigDict) -> Iterator[str]:
+    """Yields seeds that do not fit the 32 bits of a random key."""
+    if config.seed + config.num_seeds > 2**32:
+        yield f"{_flag(config, 'seed')} is too large: use less than {2**32 - config.num_seeds}."
+
+
 def check_numbers(config: ConfigDict) -> Iterator[str]:
     """Yields real numbers outside their range; NaN is outside every range."""
     if not 0 < config.discount < 1:
@@ -193,6 +199,12 @@ def check_model(config: ConfigDict) -> Iterator[str]:
             f"{_flag(config, 'model.num_elites')} is more than model.num_members="
             f"{model.num_members}: use {model.num_members} or fewer."
         )
+    initial = config.initial_steps or 0
+    if 0 < model.holdout_ratio * initial < 1:
+        yield (
+            f"{_flag(config, 'model.holdout_ratio')} holds out none of the first {initial} "
+            "transitions: use 0 to score the model on its training rows, or a larger ratio."
+        )
     decay = model.weight_decay
     if decay is None or model.hidden_depth < 1:
         return
@@ -242,6 +254,7 @@ def _is_schedule(schedule: tuple[Any, ...]) -> bool:
 CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
     check_names,
     check_sizes,
+    check_seeds,
     check_numbers,
     check_temperature,
     check_budget,

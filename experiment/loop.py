@@ -15,7 +15,7 @@ import envs
 from agents.registry import make_agent
 from errors import UserError
 from experiment import memory, report, run_folder, seeds
-from experiment.actors import Actors
+from experiment.actors import LOWER_RATES, Actors
 from experiment.checkpoint import Checkpointer
 from experiment.evaluation import Evaluator
 from experiment.interrupt import Interrupt
@@ -72,10 +72,11 @@ class Run:
         self._seeds = [config.seed + k for k in range(config.num_seeds)]
         agent = make_agent(config, envs.spec(config.env))
         self._agent = seeds.lift(agent, config.num_seeds)
+        print(f"Run folder: {workdir}")
         print(memory.check(self._agent.state_shape, config.num_seeds), flush=True)
         self._actors = Actors(config.env, self._seeds)
         self._evaluator = Evaluator(config.env, self._seeds, config.eval_episodes)
-        self._checkpointer = Checkpointer(workdir / "checkpoints", keep=2)
+        self._checkpointer = Checkpointer(workdir / "checkpoints")
         self._metrics = MetricsWriter(
             workdir,
             self._seeds,
@@ -163,9 +164,7 @@ class Run:
         if broken := first_non_finite(rows):
             raise UserError(
                 f"{broken[1]} of seed {self._seeds[broken[0]]} is not finite at step "
-                f"{self.env_step}: the training diverged. The checkpoint before this epoch is "
-                f"kept in {self._workdir / 'checkpoints'}. Lower --config.sac.learning_rate or "
-                "--config.model.learning_rate, and train in a new --workdir."
+                f"{self.env_step}: the training diverged. {LOWER_RATES}"
             )
         self._evaluations += 1
         with self._watch("checkpoint"):
@@ -193,7 +192,6 @@ class Run:
             self._checkpointer.save_best(policy, {"env_step": self.env_step, "return": mean_return})
         if last or self._evaluations % every == 0:
             driver = {
-                "env_step": self.env_step,
                 "evaluations": self._evaluations,
                 "wall_clock": self._wall_clock,
                 "best_return": self._best_return,

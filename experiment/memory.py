@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -49,6 +50,11 @@ def _bytes(tree: Any) -> int:
 def _available_bytes() -> int:
     """Free memory of the accelerators together, or of the machine when training on CPU."""
     if jax.default_backend() == "cpu":
-        return psutil.virtual_memory().available
+        limit = Path("/sys/fs/cgroup/memory.max")  # of a container; the machine may have more
+        used = Path("/sys/fs/cgroup/memory.current")
+        available = psutil.virtual_memory().available
+        if limit.exists() and (text := limit.read_text().strip()).isdigit():
+            available = min(available, int(text) - int(used.read_text()))
+        return available
     stats = [device.memory_stats() or {} for device in jax.devices()]
     return sum(s.get("bytes_limit", 2**63) - s.get("bytes_in_use", 0) for s in stats)

@@ -85,6 +85,8 @@ class Progress:
           return_std_over_seeds: spread of the evaluation return between seeds; None: the spread
             between episodes in `row` is shown instead.
         """
+        if number == 0:  # learning is slower than the exploration before it
+            self._samples.clear()
         self._epoch, self._step = number, env_step
         row = dict(row)
         if return_std_over_seeds is not None:
@@ -95,13 +97,6 @@ class Progress:
             print(self._plain_line(), flush=True)
         else:
             self._refresh()
-
-    def log(self, text: str) -> None:
-        """Prints a message, above the bar if there is one."""
-        if self._live is None:
-            print(text, flush=True)
-        else:
-            self._live.console.print(text, markup=False, highlight=False)
 
     def _refresh(self) -> None:
         self._next_refresh = time.monotonic() + _REFRESH_SECONDS

@@ -214,7 +214,7 @@ def _time_section(frames: dict[int, pd.DataFrame]) -> str:
         return text
     other = total - sum(seconds.values())
     if other > 0:
-        seconds["everything else, compilation included"] = other
+        seconds["metrics files, curve and the rest"] = other
     whole = sum(seconds.values()) or 1.0
     rows = [[stage, f"{s:.1f}", f"{s / whole:.0%}"] for stage, s in seconds.items()]
     return f"{text}\n\n" + _table(["stage", "seconds", "share"], rows)

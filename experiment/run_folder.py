@@ -20,6 +20,7 @@ CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco")
 _ABSENT = "(absent)"
+_HARMLESS = ("logging.", "checkpoint.")  # blocks that a resumed run may change
 _locks: dict[Path, TextIO] = {}  # by resolved run folder, open for as long as this process uses it
 
 
@@ -34,7 +35,7 @@ def open_run(workdir: Path, config: dict[str, Any], environment: dict[str, Any])
       environment: from `describe_environment`.
 
     Returns:
-      Whether the folder already holds this run. A larger `total_steps` than before extends it.
+      Whether the folder already holds this run.
 
     Raises:
       UserError: another process uses the folder, it belongs to a run with another configuration, or
@@ -50,10 +51,6 @@ def open_run(workdir: Path, config: dict[str, Any], environment: dict[str, Any])
             _write_config(path, config, {**environment, "env": config.get("env")})
             return False
         stored = read_config(workdir)
-        if _is_extension(stored["config"], config):
-            stored["config"]["total_steps"] = config["total_steps"]
-            _check_same_config(workdir, stored["config"], config)
-            _write_config(path, config, stored["environment"])
         _check_same_config(workdir, stored["config"], config)
     return True
 
@@ -133,14 +130,13 @@ def _lock(workdir: Path) -> None:
     _locks[workdir.resolve()] = file
 
 
-def _is_extension(stored: dict[str, Any], given: dict[str, Any]) -> bool:
-    old, new = stored.get("total_steps"), given.get("total_steps")
-    return isinstance(old, int) and isinstance(new, int) and new > old
-
-
 def _check_same_config(workdir: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
     old, new = _flatten(stored), _flatten(given)
-    names = [name for name in sorted(old | new) if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
+    names = [
+        name
+        for name in sorted(old | new)
+        if old.get(name, _ABSENT) != new.get(name, _ABSENT) and not name.startswith(_HARMLESS)
+    ]
     if not names:
         return
     lines = [

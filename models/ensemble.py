@@ -79,7 +79,7 @@ def soft_clamp(x: chex.Array, lower: chex.Array, upper: chex.Array) -> chex.Arra
 def truncated_normal_init(
     key: chex.PRNGKey, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
 ) -> chex.Array:
-    """Weights ~ N(0, 1 / (2 sqrt(fan_in))), redrawn beyond two standard deviations (PETS)."""
+    """Gaussian weights of std 1 / (2 sqrt(fan_in)), redrawn beyond two of them (PETS)."""
     std = 1.0 / (2.0 * math.sqrt(shape[0]))
     return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 

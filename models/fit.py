@@ -173,20 +173,26 @@ def split_rows(
 ) -> Split:
     """Holds out a random `holdout_ratio` of the stored rows, at most `holdout_max`.
 
+    With a ratio of 0 nothing is held out, and members are scored on rows they are trained on.
     With `bootstrap`, every member draws its training rows with replacement from the rest; without,
     all members have all of the rest. Consumes `key`.
     """
     order_key, bootstrap_key = jax.random.split(key)
     order = _random_order(order_key, replay.capacity, replay.size)
     holdout_max = min(holdout_max, replay.capacity)
-    holdout_size = jnp.minimum((holdout_ratio * replay.size).astype(jnp.int32), holdout_max)
-    train_size = replay.size - holdout_size
+    if holdout_ratio:
+        holdout_size = jnp.minimum((holdout_ratio * replay.size).astype(jnp.int32), holdout_max)
+        train_start = holdout_size
+    else:
+        holdout_size = jnp.minimum(replay.size, holdout_max)
+        train_start = jnp.zeros((), jnp.int32)
+    train_size = replay.size - train_start
     shape = (num_members, replay.capacity)
     if bootstrap:
         draws = jax.random.randint(bootstrap_key, shape, 0, jnp.maximum(train_size, 1))
     else:
         draws = jnp.broadcast_to(jnp.arange(replay.capacity), shape)
-    train = order[(holdout_size + draws) % replay.capacity]
+    train = order[(train_start + draws) % replay.capacity]
     return Split(train, train_size, order[:holdout_max], holdout_size)
 
 
@@ -270,9 +276,20 @@ def holdout_errors(
 
 
 def _random_order(key: chex.PRNGKey, capacity: int, size: chex.Array) -> chex.Array:
-    """Returns a permutation [capacity] whose first `size` entries permute 0 .. size - 1."""
+    """Returns a permutation [capacity] whose first `size` entries permute 0 .. size - 1.
+
+    Only as much as the next power-of-two fraction of the capacity is sorted.
+    """
     rank = jax.random.uniform(key, (capacity,))
-    return jnp.argsort(jnp.where(jnp.arange(capacity) < size, rank, 2.0)).astype(jnp.int32)
+    rank = jnp.where(jnp.arange(capacity) < size, rank, 2.0)
+    lengths = [capacity >> halvings for halvings in range(6) if capacity >> halvings]
+
+    def sort_first(length: int) -> Callable[[], chex.Array]:
+        rest = jnp.arange(length, capacity)
+        return lambda: jnp.concatenate([jnp.argsort(rank[:length]), rest]).astype(jnp.int32)
+
+    fitting = sum((size <= length).astype(jnp.int32) for length in lengths)
+    return jax.lax.switch(fitting - 1, [sort_first(length) for length in lengths])
 
 
 def _fit_normalizers(

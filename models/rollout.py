@@ -8,14 +8,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from envs.spec import EnvSpec
-from models.ensemble import Ensemble
 from models.fit import ModelState
+from models.objectives import Parts
 from replay import ReplayState, Transition, buffer
 
 CPU_BLOCK_ROWS = 2048  # rows simulated together on CPU, so that activations stay in cache
-
-SamplePolicy = Callable[[chex.ArrayTree, chex.Array, chex.PRNGKey], chex.Array]
 
 
 class RolloutFilter(NamedTuple):
@@ -23,8 +20,8 @@ class RolloutFilter(NamedTuple):
 
     Attributes:
       init: `(key) -> filter_state`.
-      update: `(filter_state, replay, model_state, key) -> (filter_state, metrics)`, once per
-        refresh, after the model has been fitted.
+      update: `(filter_state, replay, model_state, context, key) -> (filter_state, metrics)`, once
+        per refresh, after the model has been fitted.
       weigh: `(filter_state, transition [B, ...], key) -> weight [B]`; a branch ends where it is 0,
         and the transition is dropped.
     """
@@ -34,18 +31,18 @@ class RolloutFilter(NamedTuple):
     weigh: Callable[[Any, Transition, chex.PRNGKey], chex.Array]
 
 
-def keep_all(config: ConfigDict, spec: EnvSpec) -> RolloutFilter:
+def keep_all(config: ConfigDict, parts: Parts) -> RolloutFilter:
     """Returns the filter that keeps every transition: plain MBPO."""
-    del config, spec
+    del config, parts
     return RolloutFilter(
         init=lambda key: (),
-        update=lambda state, replay, model, key: (state, {}),
+        update=lambda state, replay, model, context, key: (state, {}),
         weigh=lambda state, transition, key: jnp.ones(transition.reward.shape),
     )
 
 
 FILTERS = {"none": keep_all}
-"""Name -> `(config, spec) -> RolloutFilter`; `config.rollout.filter` names one."""
+"""Name -> `(config, parts) -> RolloutFilter`; `config.rollout.filter` names one."""
 
 
 def rollout_length(schedule: tuple[int, int, int, int], step: chex.Numeric) -> chex.Numeric:
@@ -70,11 +67,7 @@ def block_rows(starts: int, num_elites: int) -> int:
 
 
 def make_rollout(
-    config: ConfigDict,
-    spec: EnvSpec,
-    ensemble: Ensemble,
-    rollout_filter: RolloutFilter,
-    sample_policy: SamplePolicy,
+    config: ConfigDict, parts: Parts, rollout_filter: RolloutFilter
 ) -> Callable[..., tuple[ReplayState, dict[str, chex.Array]]]:
     """Builds `generate(model, policy, filter_state, replay, model_replay, length, key)`.
 
@@ -84,19 +77,17 @@ def make_rollout(
     assigned by a random permutation, so a row costs one member's forward pass; to one row this is
     the same as drawing an elite at random (TS1 of Chua et al. 2018).
     """
+    ensemble, spec, sample_policy = parts.ensemble, parts.spec, parts.sample_policy
     num_elites, starts = config.model.num_elites, config.rollout.starts
     rows = block_rows(starts, num_elites)
 
     def model_step(elites, model: ModelState, observation, action, key) -> Transition:
-        shuffle_key, noise_key = jax.random.split(key)
-        order = jax.random.permutation(shuffle_key, rows)
-
         def share(x: chex.Array) -> chex.Array:
-            return x[order].reshape(num_elites, rows // num_elites, -1)
+            return x.reshape(num_elites, rows // num_elites, -1)
 
         prediction = ensemble.predict(elites, model.normalizers, share(observation), share(action))
-        target = prediction.mean if config.rollout.deterministic else prediction.sample(noise_key)
-        target = target.reshape(rows, -1)[jnp.argsort(order)]
+        target = prediction.mean if config.rollout.deterministic else prediction.sample(key)
+        target = target.reshape(rows, -1)
         next_observation, reward = ensemble.decode(observation, action, target)
         terminated = spec.termination(observation, action, next_observation)
         return Transition(
@@ -125,9 +116,11 @@ def make_rollout(
 
             def step(t: chex.Array, carry):
                 observation, alive, model_replay, kept, ended = carry
-                policy_key, model_key, filter_key = jax.random.split(
-                    jax.random.fold_in(branch_key, t), 3
+                shuffle_key, policy_key, model_key, filter_key = jax.random.split(
+                    jax.random.fold_in(branch_key, t), 4
                 )
+                order = jax.random.permutation(shuffle_key, rows)
+                observation, alive = observation[order], alive[order]
                 action = sample_policy(policy, observation, policy_key)
                 transition = model_step(elites, model, observation, action, model_key)
                 weight = rollout_filter.weigh(filter_state, transition, filter_key)

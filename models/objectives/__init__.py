@@ -1,9 +1,9 @@
 """Training losses for the dynamics model; `config.model.objective` names one."""
 
 from models.objectives import mle
-from models.objectives.base import Context, ModelObjective
+from models.objectives.base import Context, ModelObjective, Parts, SamplePolicy
 
 OBJECTIVES = {"mle": mle.make}
-"""Name -> `(config, ensemble) -> ModelObjective`."""
+"""Name -> `(config, parts) -> ModelObjective`."""
 
-__all__ = ["OBJECTIVES", "Context", "ModelObjective"]
+__all__ = ["OBJECTIVES", "Context", "ModelObjective", "Parts", "SamplePolicy"]

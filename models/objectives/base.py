@@ -6,11 +6,26 @@ from typing import Any, NamedTuple
 import chex
 from flax import struct
 
-from models.ensemble import Normalizers
+from envs.spec import EnvSpec
+from models.ensemble import Ensemble, Normalizers
 from replay import Transition
 
 ObjectiveState = Any  # a pytree
+QValues = Callable[[chex.ArrayTree, chex.Array, chex.Array], chex.Array]
+SamplePolicy = Callable[[chex.ArrayTree, chex.Array, chex.PRNGKey], chex.Array]
 LossOutput = tuple[chex.Array, tuple[ObjectiveState, dict[str, chex.Array]]]
+
+
+class Parts(NamedTuple):
+    """The functions of the agent that objectives and rollout filters are built from.
+
+    The parameters they are applied to come in a `Context`.
+    """
+
+    ensemble: Ensemble
+    spec: EnvSpec
+    q_values: QValues  # (critics, observation [B, O], action [B, A]) -> [C, B]
+    sample_policy: SamplePolicy  # (policy, observation [..., O], key) -> action [..., A]
 
 
 class Context(struct.PyTreeNode):

@@ -4,15 +4,16 @@ import chex
 import jax
 from ml_collections import ConfigDict
 
-from models.ensemble import Ensemble, gaussian_nll
-from models.objectives.base import Context, LossOutput, ModelObjective, ObjectiveState
+from models.ensemble import gaussian_nll
+from models.objectives.base import Context, LossOutput, ModelObjective, ObjectiveState, Parts
 from replay import Transition
 
 BOUND_PENALTY = 0.01  # pulls the learned log-variance bounds together (PETS, appendix A.1)
 
 
-def make(config: ConfigDict, ensemble: Ensemble) -> ModelObjective:
+def make(config: ConfigDict, parts: Parts) -> ModelObjective:
     """Returns the Gaussian negative log-likelihood, with or without learned variance bounds."""
+    ensemble = parts.ensemble
 
     def loss(
         params: chex.ArrayTree,

@@ -95,6 +95,28 @@ def test_agrees_with_the_simulator_at_random_states(env_id: str) -> None:
     np.testing.assert_array_equal(ours[clear], simulated[clear])
 
 
+@pytest.mark.filterwarnings("ignore:.*divide", "ignore:.*invalid value", "ignore:.*NaN value")
+@pytest.mark.parametrize("env_id", NEVER_TERMINATING)
+def test_the_simulator_never_ends_episodes_that_we_say_go_on(env_id: str) -> None:
+    environment = make(env_id)
+    environment.reset(seed=0)
+    simulator = environment.unwrapped
+    simulator.frame_skip = 0
+    generator = np.random.default_rng(0)
+    rows = []
+    for _ in range(NUM_STATES):
+        if env_id == "Pendulum-v1":
+            simulator.state = generator.uniform((-np.pi, -8.0), (np.pi, 8.0))
+        else:
+            positions = generator.uniform(-3.0, 3.0, simulator.model.nq)
+            simulator.set_state(positions, generator.uniform(-20.0, 20.0, simulator.model.nv))
+        next_observation, _, terminated, _, _ = environment.step(environment.action_space.sample())
+        assert not terminated
+        rows.append(next_observation)
+    actions = np.zeros((NUM_STATES, *environment.action_space.shape), np.float32)
+    assert not terminated_by_us(env_id, np.stack(rows), actions).any()
+
+
 @pytest.mark.parametrize("env_id", TERMINATING + NEVER_TERMINATING)
 def test_agrees_with_the_simulator_along_episodes(env_id: str) -> None:
     environment = make(env_id)

@@ -68,7 +68,7 @@ def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
     assert "The run took 0:06:00" in text
     assert "| model fits and rollouts | 60.0 | 17% |" in text
     assert "| policy updates | 240.0 | 67% |" in text
-    assert "| everything else, compilation included | 60.0 | 17% |" in text
+    assert "| metrics files, curve and the rest | 60.0 | 17% |" in text
     assert "environment steps |" not in text
     assert "```\npython train.py --config.seed=5\n```" in text
     assert "- seeds: 5, 6, 7" in text

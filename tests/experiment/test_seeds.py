@@ -59,7 +59,12 @@ def train(run_seeds, learned=LEARNED, perturbed=None, agent=None):
 
 
 def lift(num_seeds):
-    return seeds.lift(make_agent(tiny.config("mbpo", num_seeds=num_seeds), tiny.spec()), num_seeds)
+    return seeds.lift(
+        make_agent(
+            tiny.config("mbpo", num_seeds=num_seeds, rollout__schedule=(0, 40, 1, 3)), tiny.spec()
+        ),
+        num_seeds,
+    )
 
 
 def seed_leaves(state, place):
@@ -93,7 +98,7 @@ def test_the_toy_run_is_one_in_which_everything_learns(alone):
     state = alone[0]
     assert int(state.sac.updates[0]) == 2 * LEARNED
     assert int(state.replay.size[0]) == INITIAL + LEARNED
-    assert int(state.model_replay.size[0]) == 40  # two refreshes of one step
+    assert int(state.model_replay.size[0]) == 80  # refreshes of length 1 and 3
     untrained = lift(1).init([0])
     moved = differences(state, 0, untrained, 0)
     for part in (".sac.policy", ".sac.critics", ".sac.log_temperature", ".model.params", ".key"):

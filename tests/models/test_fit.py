@@ -15,7 +15,7 @@ from models import normalizer
 from models.ensemble import Normalizers, make_ensemble
 from models.fit import Progress, Split, holdout_errors, make_fit, minibatch_rows, track_best
 from models.fit import split_rows as split_rows_untraced
-from models.objectives import OBJECTIVES, Context, ModelObjective
+from models.objectives import OBJECTIVES, Context, ModelObjective, Parts
 from replay import buffer, example_transition
 
 NO_CONTEXT = Context(
@@ -107,7 +107,7 @@ def fitter(objective_name=None, num_rows=0, **model):
     elif objective_name in ("ordered", "drifting", "scaled"):
         objective = {"ordered": ordered, "drifting": drifting, "scaled": scaled}[objective_name]()
     else:
-        objective = OBJECTIVES[objective_name](config, ensemble)
+        objective = OBJECTIVES[objective_name](config, Parts(ensemble, toy_spec(), None, None))
     learner = make_fit(config, ensemble, objective)
     return ensemble, jax.jit(learner.init), jax.jit(learner.fit)
 
@@ -598,7 +598,9 @@ def test_seeds_fitted_together_do_not_mix():
     _, init, _ = fitter("mle", learning_rate=0.01)
     config = toy_config(learning_rate=0.01)
     ensemble = make_ensemble(config, toy_spec())
-    learner = make_fit(config, ensemble, OBJECTIVES["mle"](config, ensemble))
+    learner = make_fit(
+        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, None, None))
+    )
     together = jax.jit(jax.vmap(learner.fit, in_axes=(None, 0, None, 0)))
     start, keys = init(jax.random.key(0)), jax.random.split(jax.random.key(1), 2)
     one, two, other = (random_replay(n, 32, seed) for n, seed in ((21, 0), (21, 1), (32, 2)))
@@ -631,7 +633,9 @@ def test_the_ensemble_learns_noise_that_depends_on_the_state():
         learn_variance_bounds=True,
     )
     ensemble = make_ensemble(config, toy_spec(reward=lambda s, a, n: n[..., 0]))
-    learner = make_fit(config, ensemble, OBJECTIVES["mle"](config, ensemble))
+    learner = make_fit(
+        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, None, None))
+    )
     context = NO_CONTEXT.replace(
         normalizers=Normalizers(normalizer.identity(2), normalizer.identity(1))
     )

@@ -12,7 +12,7 @@ from envs.spec import EnvSpec
 from experiment.configuration import resolve
 from models import normalizer
 from models.ensemble import Normalizers, make_ensemble
-from models.objectives import Context, mle
+from models.objectives import Context, Parts, mle
 from replay import Transition
 
 SPEC = EnvSpec("Toy-v0", 1, 1, (-1.0,), (1.0,), lambda s, a, n: n[..., 0] > 1.0, None)
@@ -31,7 +31,7 @@ def setup(num_members, **model):
     config.model.update({"hidden_width": 3, "hidden_depth": 1, "num_members": num_members, **model})
     config = resolve(config)
     ensemble = make_ensemble(config, SPEC)
-    objective = mle.make(config, ensemble)
+    objective = mle.make(config, Parts(ensemble, SPEC, None, None))
     state = objective.init(jax.random.key(0))
 
     def loss(params, batch):

@@ -1,0 +1,113 @@
+"""Every field of the configuration reaches the compiled programs, or is the driver's alone."""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import envs
+from agents.registry import make_agent
+from configs import default
+from replay import example_transition
+from tests.integration import tiny
+
+ENV = "InvertedPendulum-v5"
+DRIVER_ONLY = {
+    "algo": "chooses the agent",
+    "env": "chooses the spec and the environment's constants",
+    "preset": "chooses constants",
+    "seed": "an argument of init",
+    "num_seeds": "the axis that experiment.seeds adds",
+    "epoch_length": "when to evaluate",
+    "eval_episodes": "how to evaluate",
+    "checkpoint.every_epochs": "when to save",
+    "logging.tensorboard": "where to write",
+    "logging.wandb": "where to write",
+    "logging.wandb_project": "where to write",
+    "model.objective": "one implementation so far",
+    "rollout.filter": "one implementation so far",
+}
+OTHER = {
+    "total_steps": 700,
+    "initial_steps": 100,
+    "updates_per_step": 3,
+    "discount": 0.9,
+    "replay_capacity": 333,
+    "sac.batch_size": 24,
+    "sac.hidden_width": 9,
+    "sac.hidden_depth": 3,
+    "sac.layer_norm": True,
+    "sac.num_critics": 3,
+    "sac.learning_rate": 1e-2,
+    "sac.target_update_rate": 0.1,
+    "sac.target_update_every": 7,
+    "sac.learn_temperature": False,
+    "sac.initial_temperature": 0.3,
+    "sac.target_entropy": -3.0,
+    "sac.explore_greedily": True,
+    "model.num_members": 4,
+    "model.num_elites": 1,
+    "model.hidden_width": 9,
+    "model.hidden_depth": 1,
+    "model.learning_rate": 1e-2,
+    "model.weight_decay": (1e-2,),
+    "model.batch_size": 24,
+    "model.train_every": 25,
+    "model.learn_variance_bounds": False,
+    "model.predict_delta": False,
+    "model.learn_reward": False,
+    "model.normalize_targets": True,
+    "model.bootstrap": False,
+    "model.holdout_ratio": 0.5,
+    "model.holdout_max": 30,
+    "model.improvement_threshold": 0.5,
+    "model.patience": 2,
+    "model.incumbent_competes": True,
+    "model.max_gradient_steps": 10,
+    "rollout.starts": 40,
+    "rollout.schedule": (10, 20, 1, 5),
+    "rollout.retain_steps": 300,
+    "rollout.deterministic": True,
+    "rollout.real_ratio": 0.75,
+}
+
+
+def fields(config, prefix=""):
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            yield from fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def fingerprint(**changes):
+    """Returns a hash of all programs of the MBPO agent, with the constants they close over."""
+    config = tiny.config("mbpo", ENV, **{name.replace(".", "__"): v for name, v in changes.items()})
+    agent = make_agent(config, envs.spec(ENV))
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    observation = jnp.zeros(4)
+    programs = [
+        jax.make_jaxpr(agent.init)(jax.random.key(0)),
+        jax.make_jaxpr(agent.refresh)(state),
+        jax.make_jaxpr(agent.step)(state, example_transition(4, 1), observation),
+    ]
+    text = "".join(f"{program} {program.consts}" for program in programs) + str(agent.refresh_every)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def unchanged():
+    first = fingerprint()
+    assert first == fingerprint(), "the fingerprint of one configuration is not stable"
+    return first
+
+
+def test_every_field_is_in_one_of_the_two_lists():
+    assert sorted(fields(default.get_config())) == sorted(DRIVER_ONLY | OTHER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER)
+def test_changing_a_field_changes_a_compiled_program(unchanged, name):
+    assert fingerprint(**{name: OTHER[name]}) != unchanged
