@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from models import normalizer
 from models.ensemble import Ensemble, Normalizers, gaussian_nll
 from models.objectives import Context, ModelObjective
+from models.split import Split, minibatch_rows, random_order, split_rows
 from replay import ReplayState, Transition, buffer
 
 SCORING_BLOCK = 1000  # hold-out rows per forward pass: small enough for the cache
@@ -35,21 +36,22 @@ class ModelState(struct.PyTreeNode):
     objective: Any  # state of the ModelObjective
 
 
-class Split(NamedTuple):
-    """Which replay slots a fit trains on and which it holds out."""
-
-    train: chex.Array  # int32 [E, N], slots; the first `train_size` entries are used
-    train_size: chex.Array  # int32 []
-    holdout: chex.Array  # int32 [H], slots; the first `holdout_size` entries are used
-    holdout_size: chex.Array  # int32 []
-
-
 class Progress(NamedTuple):
     """Early stopping: the best weights of every member so far."""
 
     best_params: chex.ArrayTree  # leading axis E
     best_score: chex.Array  # [E], hold-out error of best_params
     stale_epochs: chex.Array  # int32 [], epochs since any member improved
+
+
+class Carry(NamedTuple):
+    """What epochs of one fit hand on."""
+
+    model: ModelState  # its elites are those of the fit before
+    progress: Progress
+    epochs: chex.Array  # int32 [], done
+    steps: chex.Array  # int32 [], gradient steps done
+    metrics: dict[str, chex.Array]  # of the last gradient step
 
 
 class Fit(NamedTuple):
@@ -87,19 +89,18 @@ def make_fit(config: ConfigDict, ensemble: Ensemble, objective: ModelObjective) 
         )
 
     def gradient_step(
-        carry: tuple[chex.ArrayTree, optax.OptState, Any],
-        batch: Transition,
-        context: Context,
-        key: chex.PRNGKey,
-    ):
-        params, opt_state, objective_state = carry
+        model: ModelState, batch: Transition, context: Context, key: chex.PRNGKey
+    ) -> tuple[ModelState, dict[str, chex.Array]]:
         grads, (objective_state, metrics) = jax.grad(objective.loss, has_aux=True)(
-            params, objective_state, batch, context, key
+            model.params, model.objective, batch, context, key
         )
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state, objective_state), metrics
+        updates, opt_state = optimizer.update(grads, model.optimizer, model.params)
+        params = optax.apply_updates(model.params, updates)
+        return model.replace(params=params, optimizer=opt_state, objective=objective_state), metrics
 
-    def fit(state: ModelState, replay: ReplayState, context: Context, key: chex.PRNGKey):
+    def fit(
+        model: ModelState, replay: ReplayState, context: Context, key: chex.PRNGKey
+    ) -> tuple[ModelState, dict[str, chex.Array]]:
         split_key, epoch_key = jax.random.split(key)
         split = split_rows(
             split_key,
@@ -110,107 +111,64 @@ def make_fit(config: ConfigDict, ensemble: Ensemble, objective: ModelObjective) 
             bootstrap=hyper.bootstrap,
         )
         normalizers = _fit_normalizers(replay, ensemble, hyper.normalize_targets)
+        model = model.replace(normalizers=normalizers)
         context = context.replace(normalizers=normalizers)
         steps_per_epoch = -(-split.train_size // hyper.batch_size)
-        no_cap = jnp.iinfo(jnp.int32).max
-        max_steps = hyper.max_gradient_steps or no_cap
+        max_steps = hyper.max_gradient_steps or jnp.iinfo(jnp.int32).max
 
-        def epoch(carry):
-            training, progress, epochs, steps, _ = carry
-            order_key, step_key = jax.random.split(jax.random.fold_in(epoch_key, epochs))
-            order = _random_order(order_key, replay.capacity, split.train_size)
-            epoch_end = jnp.minimum(steps + steps_per_epoch, max_steps)
+        def errors(params: chex.ArrayTree) -> dict[str, chex.Array]:
+            return holdout_errors(ensemble, params, normalizers, replay, split)
 
-            def minibatch(step, carry):
-                training, _ = carry
-                rows = minibatch_rows(split, order, step - steps, hyper.batch_size, hyper.bootstrap)
+        def run_epoch(carry: Carry) -> Carry:
+            order_key, step_key = jax.random.split(jax.random.fold_in(epoch_key, carry.epochs))
+            order = random_order(order_key, replay.capacity, split.train_size)
+            end = jnp.minimum(carry.steps + steps_per_epoch, max_steps)
+
+            def minibatch(step: chex.Array, model_and_metrics: tuple) -> tuple:
+                index = step - carry.steps
+                rows = minibatch_rows(split, order, index, hyper.batch_size, hyper.bootstrap)
                 batch = buffer.gather_slots(replay, rows)
-                return gradient_step(training, batch, context, jax.random.fold_in(step_key, step))
+                return gradient_step(
+                    model_and_metrics[0], batch, context, jax.random.fold_in(step_key, step)
+                )
 
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics_shape)
-            training, metrics = jax.lax.fori_loop(steps, epoch_end, minibatch, (training, zeros))
-            score = holdout_errors(ensemble, training[0], normalizers, replay, split)["mse"]
-            progress = track_best(progress, training[0], score, hyper.improvement_threshold)
-            return training, progress, epochs + 1, epoch_end, metrics
+            model, metrics = jax.lax.fori_loop(
+                carry.steps, end, minibatch, (carry.model, carry.metrics)
+            )
+            score = errors(model.params)["mse"]
+            progress = track_best(carry.progress, model.params, score, hyper.improvement_threshold)
+            return Carry(model, progress, carry.epochs + 1, end, metrics)
 
-        def unfinished(carry):
-            _, progress, _, steps, _ = carry
-            return (progress.stale_epochs < hyper.patience) & (steps < max_steps)
+        def unfinished(carry: Carry) -> chex.Array:
+            return (carry.progress.stale_epochs < hyper.patience) & (carry.steps < max_steps)
 
-        training = (state.params, state.optimizer, state.objective)
         example = buffer.gather_slots(replay, split.train[:, : hyper.batch_size])
-        _, metrics_shape = jax.eval_shape(gradient_step, training, example, context, key)
-        zero_metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics_shape)
+        _, metrics = jax.eval_shape(gradient_step, model, example, context, key)
         if hyper.incumbent_competes:
-            start = holdout_errors(ensemble, state.params, normalizers, replay, split)["mse"]
+            start = errors(model.params)["mse"]
         else:
             start = jnp.full(ensemble.num_members, jnp.inf)
-        progress = Progress(state.params, start, jnp.zeros((), jnp.int32))
         zero = jnp.zeros((), jnp.int32)
-        (_, opt_state, objective_state), progress, epochs, steps, train_metrics = (
-            jax.lax.while_loop(unfinished, epoch, (training, progress, zero, zero, zero_metrics))
+        done = jax.lax.while_loop(
+            unfinished,
+            run_epoch,
+            Carry(
+                model=model,
+                progress=Progress(model.params, start, zero),
+                epochs=zero,
+                steps=zero,
+                metrics=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics),
+            ),
         )
-        params = progress.best_params
-        final = holdout_errors(ensemble, params, normalizers, replay, split)
+        params = done.progress.best_params
+        final = errors(params)
         elites = jnp.argsort(final["mse"])[: hyper.num_elites]
-        state = ModelState(params, normalizers, elites, opt_state, objective_state)
         metrics = {f"model/holdout_{name}": value[elites].mean() for name, value in final.items()}
-        metrics |= {f"model/{name}": value for name, value in train_metrics.items()}
-        metrics |= {"model/fit_epochs": epochs, "model/fit_steps": steps}
-        return state, metrics
+        metrics |= {f"model/{name}": value for name, value in done.metrics.items()}
+        metrics |= {"model/fit_epochs": done.epochs, "model/fit_steps": done.steps}
+        return done.model.replace(params=params, elites=elites), metrics
 
     return Fit(init, fit)
-
-
-def split_rows(
-    key: chex.PRNGKey,
-    replay: ReplayState,
-    *,
-    num_members: int,
-    holdout_ratio: float,
-    holdout_max: int,
-    bootstrap: bool,
-) -> Split:
-    """Holds out a random `holdout_ratio` of the stored rows, at most `holdout_max`.
-
-    With a ratio of 0 nothing is held out, and members are scored on rows they are trained on.
-    With `bootstrap`, every member draws its training rows with replacement from the rest; without,
-    all members have all of the rest. Consumes `key`.
-    """
-    order_key, bootstrap_key = jax.random.split(key)
-    order = _random_order(order_key, replay.capacity, replay.size)
-    holdout_max = min(holdout_max, replay.capacity)
-    if holdout_ratio:
-        holdout_size = jnp.minimum((holdout_ratio * replay.size).astype(jnp.int32), holdout_max)
-        train_start = holdout_size
-    else:
-        holdout_size = jnp.minimum(replay.size, holdout_max)
-        train_start = jnp.zeros((), jnp.int32)
-    train_size = replay.size - train_start
-    shape = (num_members, replay.capacity)
-    if bootstrap:
-        draws = jax.random.randint(bootstrap_key, shape, 0, jnp.maximum(train_size, 1))
-    else:
-        draws = jnp.broadcast_to(jnp.arange(replay.capacity), shape)
-    train = order[(train_start + draws) % replay.capacity]
-    return Split(train, train_size, order[:holdout_max], holdout_size)
-
-
-def minibatch_rows(
-    split: Split, order: chex.Array, index: chex.Array, batch_size: int, bootstrap: bool
-) -> chex.Array:
-    """Returns the replay slots [E, B] of minibatch `index` of an epoch in the given order [N].
-
-    The last minibatch of an epoch wraps around to the first rows. Members with the same training
-    rows (no bootstrap) start at different places of the order, so that no two see the same batches.
-    """
-    num_members = split.train.shape[0]
-    offset = jnp.zeros(num_members, jnp.int32)
-    if not bootstrap:
-        offset = jnp.arange(num_members) * split.train_size // num_members
-    position = index * batch_size + jnp.arange(batch_size)
-    position = (position[None] + offset[:, None]) % jnp.maximum(split.train_size, 1)
-    return jnp.take_along_axis(split.train, order[position], axis=1)
 
 
 def track_best(
@@ -273,23 +231,6 @@ def holdout_errors(
     blocks = -(-split.holdout_size // block)
     totals = jax.lax.fori_loop(0, blocks, score, totals)
     return {name: total / jnp.maximum(split.holdout_size, 1) for name, total in totals.items()}
-
-
-def _random_order(key: chex.PRNGKey, capacity: int, size: chex.Array) -> chex.Array:
-    """Returns a permutation [capacity] whose first `size` entries permute 0 .. size - 1.
-
-    Only as much as the next power-of-two fraction of the capacity is sorted.
-    """
-    rank = jax.random.uniform(key, (capacity,))
-    rank = jnp.where(jnp.arange(capacity) < size, rank, 2.0)
-    lengths = [capacity >> halvings for halvings in range(6) if capacity >> halvings]
-
-    def sort_first(length: int) -> Callable[[], chex.Array]:
-        rest = jnp.arange(length, capacity)
-        return lambda: jnp.concatenate([jnp.argsort(rank[:length]), rest]).astype(jnp.int32)
-
-    fitting = sum((size <= length).astype(jnp.int32) for length in lengths)
-    return jax.lax.switch(fitting - 1, [sort_first(length) for length in lengths])
 
 
 def _fit_normalizers(

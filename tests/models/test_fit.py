@@ -13,9 +13,10 @@ from envs.spec import EnvSpec
 from experiment.configuration import resolve
 from models import normalizer
 from models.ensemble import Normalizers, make_ensemble
-from models.fit import Progress, Split, holdout_errors, make_fit, minibatch_rows, track_best
-from models.fit import split_rows as split_rows_untraced
+from models.fit import Progress, holdout_errors, make_fit, track_best
 from models.objectives import OBJECTIVES, Context, ModelObjective, Parts
+from models.split import Split, minibatch_rows
+from models.split import split_rows as split_rows_untraced
 from replay import buffer, example_transition
 
 NO_CONTEXT = Context(
