@@ -11,7 +11,7 @@ from pathlib import Path
 from errors import UserError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}  # the last one in /proc
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST}
 _BLOCK = 1 << 24  # bytes read at a time
 

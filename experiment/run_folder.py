@@ -1,6 +1,7 @@
 """The folder of a run: created or resumed, described in `config.json`, used by one process only."""
 
 import datetime
+import errno
 import fcntl
 import functools
 import importlib.metadata
@@ -44,7 +45,10 @@ def open_run(workdir: Path, config: dict[str, Any], environment: dict[str, Any])
     workdir = Path(workdir)
     config = json.loads(json.dumps(config))
     with disk_problems_as_user_errors(workdir, "The run folder"):
-        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # how /proc refuses
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(workdir)) from error
         _lock(workdir)
         path = workdir / CONFIG_FILE
         if not path.exists():

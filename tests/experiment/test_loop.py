@@ -190,14 +190,6 @@ def test_a_finished_run_is_not_run_again(run, tmp_path):
     assert (tmp_path / "metrics" / "seed_5.csv").read_bytes() == before
 
 
-def test_more_total_steps_continue_a_finished_run(run):
-    run(settings(total_steps=26, replay_capacity=100))
-    state, tables = run(settings(total_steps=42, replay_capacity=100))
-    assert tables[6]["env_step"].tolist() == [10, 18, 26, 34, 42]
-    np.testing.assert_array_equal(state.stepped, 32)
-    np.testing.assert_array_equal(state.rewards, 8 * 15 + 3)
-
-
 def test_a_metric_that_is_not_finite_stops_at_the_epoch_and_keeps_the_checkpoint(run, tmp_path):
     with pytest.raises(UserError, match=r"policy/loss of seed 5 is not finite at step 26"):
         run(broken_step=12)

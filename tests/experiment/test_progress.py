@@ -63,20 +63,12 @@ def test_a_terminal_shows_a_bar_with_the_figures(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with Progress(1000, 0, "mbpo on Hopper-v5") as bar:
         bar.advance(250)
-        bar.log("saved [best]")
         bar.epoch(1, 500, ROW, SPLIT)
     shown = terminal.getvalue()
     assert "mbpo on Hopper-v5" in shown
     assert "step 500/1000" in shown
     assert "return 123.4 ± 9.0" in shown
-    assert "saved [best]" in shown
     assert "━" in shown
-
-
-def test_log_without_a_terminal_is_a_line(capsys):
-    with Progress(10, 0, "x") as bar:
-        bar.log("resumed from step 5")
-    assert capsys.readouterr().out == "resumed from step 5\n"
 
 
 def test_advance_is_cheap():
