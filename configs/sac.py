@@ -20,5 +20,5 @@ def get_config(env: str = DEMO_ENV) -> ml_collections.ConfigDict:
     config = default.get_config(env)
     config.algo = "sac"
     if env == DEMO_ENV:
-        config.num_seeds = 2  # one learning curve with an interval, in minutes on a laptop
+        config.num_seeds = 2  # minutes on a laptop
     return config

@@ -8,6 +8,7 @@ from pathlib import Path
 # stay compiled from one test session to the next; the folder's name keeps users apart.
 _CACHE = Path(tempfile.gettempdir()) / f"omd-test-programs-{os.getuid()}"
 _CACHE.mkdir(mode=0o700, exist_ok=True)
+assert _CACHE.stat().st_uid == os.getuid(), f"{_CACHE} belongs to someone else; set TMPDIR"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
