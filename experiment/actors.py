@@ -8,10 +8,6 @@ from errors import UserError
 from replay import Transition
 
 TRAINING, EVALUATION = 0, 1  # streams of episode seeds
-LOWER_RATES = (
-    "The last checkpoint is kept. Lower --config.sac.learning_rate or "
-    "--config.model.learning_rate, and train in a new --workdir."
-)
 
 
 def episode_seed(seed: int, stream: int, *position: int) -> int:
@@ -41,7 +37,7 @@ class Actors:
         observation of a new one.
 
         Raises:
-          UserError: an action, a reward or an observation is not finite.
+          UserError: a reward or an observation is not finite.
         """
         results = [self._step_one(k, action) for k, action in enumerate(actions)]
         transition = Transition(*(np.stack(field) for field in zip(*results, strict=True)))
@@ -53,11 +49,6 @@ class Actors:
         return transition
 
     def _step_one(self, k: int, action: np.ndarray) -> Transition:
-        if not np.isfinite(action).all():
-            raise UserError(
-                f"The policy of seed {self._seeds[k]} chose an action that is not finite: the "
-                f"training diverged. {LOWER_RATES}"
-            )
         next_observation, reward, terminated, truncated, _ = self._envs[k].step(action)
         self._actions[k].append(action)
         with np.errstate(over="ignore"):

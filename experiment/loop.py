@@ -15,7 +15,7 @@ import envs
 from agents.registry import make_agent
 from errors import UserError
 from experiment import memory, report, run_folder, seeds
-from experiment.actors import LOWER_RATES, Actors
+from experiment.actors import Actors
 from experiment.checkpoint import Checkpointer
 from experiment.evaluation import Evaluator
 from experiment.interrupt import Interrupt
@@ -37,8 +37,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, command: str = "") -> 
     """
     run_folder.open_run(workdir, config.to_dict(), run_folder.describe_environment())
     try:
-        run = Run(config, workdir)
-        run.train()
+        with Interrupt() as interrupt:
+            Run(config, workdir).train(interrupt)
         report.write_report(workdir, command)
         print(f"Report: {workdir / 'report.md'}")
     finally:
@@ -93,15 +93,16 @@ class Run:
         self._wall_clock = 0.0  # seconds of training up to the last checkpoint
         self._state, self._action = self._start()
 
-    def train(self) -> None:
-        """Runs to `total_steps`, with an evaluation and a checkpoint at the end of every epoch."""
+    def train(self, interrupt: Interrupt) -> None:
+        """Runs to `total_steps`, with an evaluation and a checkpoint at the end of every epoch.
+
+        Raises:
+          KeyboardInterrupt: between two environment steps, if `interrupt` was requested.
+        """
         config = self._config
         self._lap_start = time.perf_counter()
         description = f"{config.algo} on {config.env}"
-        with (
-            Interrupt() as interrupt,
-            Progress(config.total_steps, self.env_step, description) as progress,
-        ):
+        with Progress(config.total_steps, self.env_step, description) as progress:
             while self.env_step < config.total_steps:
                 interrupt.check()
                 self.advance()
@@ -117,6 +118,10 @@ class Run:
     def advance(self) -> None:
         """Does one environment step per seed and everything the agent learns from it."""
         agent, config = self._agent, self._config
+        if not np.isfinite(self._action).all():
+            actions = self._action.sum(axis=1).tolist()
+            rows = zip(self._mean_rows(), actions, strict=True)
+            self._stop_if_not_finite([{**row, "policy/action": action} for row, action in rows])
         with self._watch("environment"):
             transition = self._actors.step(self._action)
         observation = self._actors.observation
@@ -147,7 +152,7 @@ class Run:
         now = time.perf_counter()
         self._wall_clock += now - self._lap_start
         self._lap_start = now
-        means = self._mean_metrics()
+        means = self._mean_rows()
         rows = [
             {
                 "env_step": self.env_step,
@@ -155,17 +160,13 @@ class Run:
                 "eval/return": float(evaluation.returns[k].mean()),
                 "eval/return_std": float(evaluation.returns[k].std()),
                 "eval/length": float(evaluation.lengths[k].mean()),
-                **{name: float(values[k]) for name, values in means.items()},
+                **means[k],
                 **{f"time/{stage}": seconds for stage, seconds in lap.items()},
             }
             for k in range(len(self._seeds))
         ]
         self._metrics.write(self.env_step, rows)
-        if broken := first_non_finite(rows):
-            raise UserError(
-                f"{broken[1]} of seed {self._seeds[broken[0]]} is not finite at step "
-                f"{self.env_step}: the training diverged. {LOWER_RATES}"
-            )
+        self._stop_if_not_finite(rows)
         self._evaluations += 1
         with self._watch("checkpoint"):
             self._save(float(evaluation.returns.mean()), policy, last)
@@ -174,14 +175,26 @@ class Run:
         spread = float(evaluation.returns.mean(axis=1).std()) if len(rows) > 1 else None
         progress.epoch(self._evaluations - 1, self.env_step, mean_row, lap, spread)
 
-    def _mean_metrics(self) -> dict[str, np.ndarray]:
-        """Returns each metric [S] averaged over the epoch, and forgets them."""
+    def _mean_rows(self) -> list[dict[str, float]]:
+        """Returns the agent's metrics averaged over the epoch, per seed, and forgets them."""
         values: dict[str, list[np.ndarray]] = defaultdict(list)
         for metrics in jax.device_get(self._collected):
             for name, value in metrics.items():
                 values[name].append(value)
         self._collected = []
-        return {name: np.mean(stack, axis=0) for name, stack in values.items()}
+        means = {name: np.mean(stack, axis=0) for name, stack in values.items()}
+        return [
+            {name: float(mean[k]) for name, mean in means.items()} for k in range(len(self._seeds))
+        ]
+
+    def _stop_if_not_finite(self, rows: list[dict[str, float]]) -> None:
+        if broken := first_non_finite(rows):
+            raise UserError(
+                f"{broken[1]} of seed {self._seeds[broken[0]]} is not finite at step "
+                f"{self.env_step}: the training diverged. The last checkpoint before that is in "
+                f"{self._workdir / 'checkpoints'}. Lower --config.sac.learning_rate or "
+                "--config.model.learning_rate, and train in a new --workdir."
+            )
 
     def _save(self, mean_return: float, policy: Any, last: bool) -> None:
         every = self._config.checkpoint.every_epochs

@@ -99,7 +99,10 @@ def refusal(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
 
 
 def test_the_table_is_complete() -> None:
-    assert registry.registered_ids() == tuple(sorted(BUILT_IN))
+    ours = "Pendulum|Hopper|Walker2d|HalfCheetah|Swimmer|Reacher|Pusher|Ant|Humanoid|Inverted"
+    known = {name for name in registry.registered_ids() if re.match(ours, name)}
+    assert known == set(BUILT_IN)
+    assert list(registry.registered_ids()) == sorted(registry.registered_ids())
 
 
 @pytest.mark.parametrize("env_id", BUILT_IN)

@@ -9,6 +9,7 @@ import pytest
 
 from agents.registry import make_agent
 from experiment import loop, run_folder, seeds
+from experiment.interrupt import Interrupt
 from replay import Transition
 from tests.integration import tiny
 
@@ -203,7 +204,7 @@ def test_a_run_traces_every_program_once(tmp_path, monkeypatch):
     config = tiny.config("mbpo", num_seeds=2, eval_episodes=2)
     run_folder.open_run(tmp_path, config.to_dict(), {})
     run = loop.Run(config, tmp_path)
-    run.train()
+    run.train(Interrupt())
     assert int(run._state.sac.updates[0]) == 2 * 400
     # eight refreshes: three of length 1, two of 2, three of 3 (the ring keeps the newest)
     assert int(run._state.model_replay.size[0]) > 40
