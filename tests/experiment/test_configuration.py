@@ -81,7 +81,9 @@ def test_resolving_leaves_its_argument_alone_and_is_idempotent():
 
 def test_a_configuration_read_from_json_resolves():
     resolved = configuration.resolve(given())
-    configuration.validate(configuration.resolve(ConfigDict(resolved.to_dict())))
+    again = configuration.resolve(ConfigDict(resolved.to_dict()))
+    configuration.validate(again)
+    assert again.to_dict() == resolved.to_dict()
 
 
 @pytest.mark.parametrize("algo", RECIPES)
