@@ -23,8 +23,8 @@ from typing import Any
 
 Constants = dict[str, Any]  # dotted config field -> value
 
-# Steps of one model fit before it stops even though it still improves. We chose it by measuring what
-# it costs and saves (docs/mbpo.md); the published rule is `--config.model.max_gradient_steps=0`.
+# Steps of one model fit before it stops even though it still improves. We chose it by measuring
+# what it costs and saves (docs/mbpo.md); the published rule is `--config.model.max_gradient_steps=0`.
 MAX_GRADIENT_STEPS = 1000
 
 _ORIGINAL_COMMON: Constants = {
