@@ -24,7 +24,7 @@ from typing import Any
 Constants = dict[str, Any]  # dotted config field -> value
 
 # Steps of one model fit before it stops even though it still improves. We chose it by measuring
-# what it costs and saves (docs/mbpo.md); the published rule is `--config.model.max_gradient_steps=0`.
+# what it costs and saves (docs/mbpo.md); the published rule has no cap, which is written 0.
 MAX_GRADIENT_STEPS = 1000
 
 _ORIGINAL_COMMON: Constants = {
