@@ -51,8 +51,6 @@ _POSITIVE = ("sac.learning_rate", "model.learning_rate")
 
 _RATIOS = ("model.holdout_ratio", "model.improvement_threshold", "rollout.real_ratio")
 
-_WANDB_MODES = ("off", "offline", "online")
-
 
 def get(config: ConfigDict, name: str) -> Any:
     """Returns the field with the dotted name `name`."""
@@ -92,6 +90,7 @@ def _given(config: ConfigDict, names: Collection[str]) -> Iterator[tuple[str, An
 
 def check_names(config: ConfigDict) -> Iterator[str]:
     """Yields fields whose value is not one of a fixed list of names."""
+    from experiment.metrics import WANDB_MODES
     from models.objectives import OBJECTIVES  # these import JAX, reading a configuration does not
     from models.rollout import FILTERS
 
@@ -100,7 +99,7 @@ def check_names(config: ConfigDict) -> Iterator[str]:
         "preset": environments.PRESETS,
         "model.objective": OBJECTIVES,
         "rollout.filter": FILTERS,
-        "logging.wandb": _WANDB_MODES,
+        "logging.wandb": WANDB_MODES,
     }
     for name, value in _given(config, allowed):
         if value not in allowed[name]:

@@ -155,7 +155,6 @@ class Run:
         means = self._mean_rows()
         rows = [
             {
-                "env_step": self.env_step,
                 "wall_clock": self._wall_clock,
                 "eval/return": float(evaluation.returns[k].mean()),
                 "eval/return_std": float(evaluation.returns[k].std()),

@@ -57,11 +57,6 @@ class ReplayState(struct.PyTreeNode):
         return self.rows.shape[0]
 
 
-def row_bytes(example: chex.ArrayTree) -> int:
-    """Returns the bytes one item like `example` takes in a replay."""
-    return 4 * sum(leaf.size for leaf in jax.tree.leaves(example))
-
-
 def init(capacity: int, example: chex.ArrayTree) -> ReplayState:
     """Returns an empty ring of items shaped like `example`, which has no batch axes."""
     leaves, treedef = jax.tree.flatten(example)

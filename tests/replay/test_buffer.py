@@ -149,10 +149,6 @@ def test_terminated_and_truncated_stay_apart():
     np.testing.assert_array_equal(newest.terminated, [0, 1])
 
 
-def test_row_bytes_of_hopper_is_four_times_twenty_eight_numbers():
-    assert buffer.row_bytes(example_transition(11, 3)) == 4 * (11 + 3 + 1 + 11 + 1 + 1)
-
-
 def test_a_donated_add_writes_in_place_and_is_traced_once_for_all_sizes():
     traces = []
 
