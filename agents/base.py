@@ -9,6 +9,18 @@ AgentState = Any  # one frozen pytree: everything the algorithm carries, its ran
 Metrics = dict[str, chex.Array]  # scalars, named `part/quantity`
 
 
+class Stage(NamedTuple):
+    """One part of a refresh, a compiled program of its own so that its time can be told apart.
+
+    Attributes:
+      name: under which its time is reported, `time/<name>`.
+      run: `(state) -> (state, metrics)`.
+    """
+
+    name: str
+    run: Callable[[AgentState], tuple[AgentState, Metrics]]
+
+
 class Agent(NamedTuple):
     """One algorithm for ONE seed, as pure functions; `experiment.seeds.lift` runs it for several.
 
@@ -19,8 +31,8 @@ class Agent(NamedTuple):
       step: `(state, transition, next_observation [O]) -> (state, action [A], metrics)`. One
         compiled program per environment step: stores the transition, does the gradient updates, and
         chooses the action for `next_observation`.
-      refresh: `(state) -> (state, metrics)`, every `refresh_every` steps of learning, before
-        `step`: fits the model and generates rollouts. `None` for model-free agents.
+      refresh: stages run in order every `refresh_every` steps of learning, before `step`: they fit
+        the model and generate rollouts. Empty for model-free agents.
       policy: `(state) -> policy_params`, what `act` needs.
       act: `(policy_params, observations [N, O]) -> actions [N, A]`, greedy, for evaluation.
       refresh_every: environment steps between refreshes; 0 without `refresh`.
@@ -30,7 +42,7 @@ class Agent(NamedTuple):
     explore: Callable[[AgentState, chex.Array], tuple[AgentState, chex.Array]]
     observe: Callable[[AgentState, Any], AgentState]
     step: Callable[[AgentState, Any, chex.Array], tuple[AgentState, chex.Array, Metrics]]
-    refresh: Callable[[AgentState], tuple[AgentState, Metrics]] | None
+    refresh: tuple[Stage, ...]
     policy: Callable[[AgentState], Any]
     act: Callable[[Any, chex.Array], chex.Array]
     refresh_every: int

@@ -1,6 +1,6 @@
 """Model-based policy optimisation (Janner et al. 2019, arXiv 1906.08253, algorithm 2).
 
-Every `model.train_every` environment steps `refresh` fits the ensemble to the real data and fills a
+Every `model.train_every` environment steps a refresh fits the ensemble to the real data and fills a
 replay with short rollouts of the current policy in it; every step does soft actor-critic updates on
 batches that mix the two. The model objective and the rollout filter are the parts other algorithms
 swap.
@@ -13,14 +13,19 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from agents import sac
-from agents.base import Agent, Metrics
-from agents.sac import SACState
+from agents.base import Agent, Metrics, Stage
+from agents.filters import FILTERS
+from agents.sac import SACState, WeightedBatch
 from envs.spec import EnvSpec
+from flows.evaluation import open_loop_error
+from flows.segments import real_segments
 from models.ensemble import make_ensemble
 from models.fit import ModelState, make_fit
 from models.objectives import OBJECTIVES, Context, Parts
-from models.rollout import FILTERS, make_rollout, rollout_length
-from replay import ReplayState, Transition, buffer, example_transition
+from models.rollout import make_rollout, rollout_length
+from replay import ReplayState, Transition, WeightedTransition, buffer, example_transition
+
+OPEN_LOOP_STEPS, OPEN_LOOP_SEGMENTS = 5, 1000  # of the error reported after every fit
 
 
 class MBPOState(struct.PyTreeNode):
@@ -32,7 +37,7 @@ class MBPOState(struct.PyTreeNode):
     model: ModelState
     filter: chex.ArrayTree  # state of the RolloutFilter
     replay: ReplayState  # real transitions
-    model_replay: ReplayState  # generated transitions; has room for the longest rollouts of the run
+    model_replay: ReplayState  # WeightedTransitions; room for the longest rollouts of the run
     window: chex.Array  # int32 [], newest generated transitions in use
 
 
@@ -68,53 +73,79 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
             model=model_learner.init(model_key),
             filter=rollout_filter.init(filter_key),
             replay=buffer.init(config.replay_capacity, example),
-            model_replay=buffer.init(model_capacity, example),
+            model_replay=buffer.init(model_capacity, WeightedTransition(example, jnp.zeros(()))),
             window=jnp.zeros((), jnp.int32),
         )
 
-    def refresh(state: MBPOState) -> tuple[MBPOState, Metrics]:
-        key, fit_key, filter_key, rollout_key = jax.random.split(state.key, 4)
-        context = Context(
+    def context_of(state: MBPOState) -> Context:
+        return Context(
             policy=state.sac.policy,
             critics=state.sac.critics,
             target_critics=state.sac.target_critics,
             log_temperature=state.sac.log_temperature,
             normalizers=state.model.normalizers,
         )
-        model, fit_metrics = model_learner.fit(state.model, state.replay, context, fit_key)
-        context = context.replace(normalizers=model.normalizers)
-        filter_state, filter_metrics = rollout_filter.update(
-            state.filter, state.replay, model, context, filter_key
+
+    def refresh_keys(state: MBPOState) -> chex.PRNGKey:
+        """Keys [4] of one refresh: the state's next one, fit, filter, rollouts."""
+        return jax.random.split(state.key, 4)
+
+    def fit_model(state: MBPOState) -> tuple[MBPOState, Metrics]:
+        key = refresh_keys(state)[1]
+        model, metrics = model_learner.fit(state.model, state.replay, context_of(state), key)
+        segments = real_segments(
+            jax.random.fold_in(key, 1),
+            state.replay,
+            OPEN_LOOP_SEGMENTS,
+            horizon=OPEN_LOOP_STEPS,
+            recency=state.replay.capacity,
         )
-        model_replay, rollout_metrics = generate(
-            model,
+        elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
+        error = open_loop_error(parts, model, elites, segments)
+        metrics |= {f"model/open_loop_{k}": error[k - 1] for k in (1, OPEN_LOOP_STEPS)}
+        return state.replace(model=model), metrics
+
+    def update_filter(state: MBPOState) -> tuple[MBPOState, Metrics]:
+        assert rollout_filter.update is not None, "not a stage of this agent otherwise"
+        filter_state, model, metrics = rollout_filter.update(
+            state.filter, state.model, state.replay, context_of(state), refresh_keys(state)[2]
+        )
+        return state.replace(filter=filter_state, model=model), metrics
+
+    def fill_model_replay(state: MBPOState) -> tuple[MBPOState, Metrics]:
+        keys = refresh_keys(state)
+        model_replay, metrics = generate(
+            state.model,
             state.sac.policy,
-            filter_state,
+            state.filter,
             state.replay,
             state.model_replay,
             scheduled_length(state.env_steps),
-            rollout_key,
+            keys[3],
         )
-        in_use = state.window + rollout_metrics["rollout/transitions"]
-        state = state.replace(
-            key=key,
-            model=model,
-            filter=filter_state,
-            model_replay=model_replay,
-            window=jnp.minimum(in_use, full_window(state.env_steps)),
+        in_use = jnp.minimum(
+            state.window + metrics["rollout/transitions"], full_window(state.env_steps)
         )
-        return state, fit_metrics | filter_metrics | rollout_metrics
+        return state.replace(key=keys[0], model_replay=model_replay, window=in_use), metrics
 
-    def sample_batch(state: MBPOState, key: chex.PRNGKey) -> Transition:
+    def sample_batch(state: MBPOState, key: chex.PRNGKey) -> WeightedBatch:
         real_key, model_key = jax.random.split(key)
-        real = buffer.sample(state.replay, real_key, batch_real)
+        real = _unweighted(buffer.sample(state.replay, real_key, batch_real))
         rest = jax.lax.cond(  # a filter may have kept nothing at all
             state.window > 0,
             lambda: buffer.sample(state.model_replay, model_key, batch_model, state.window),
-            lambda: buffer.sample(state.replay, model_key, batch_model),
+            lambda: _unweighted(buffer.sample(state.replay, model_key, batch_model)),
         )
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, rest)
+        batch = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, rest)
+        return batch.transition, batch.weight
 
+    refresh = [Stage("model", fit_model), Stage("rollouts", fill_model_replay)]
+    if rollout_filter.update is not None:
+        refresh.insert(1, Stage("flows", update_filter))
     return sac.acting(config, spec, policy_learner, sample_batch)._replace(
-        init=init, refresh=refresh, refresh_every=config.model.train_every
+        init=init, refresh=tuple(refresh), refresh_every=config.model.train_every
     )
+
+
+def _unweighted(batch: Transition) -> WeightedTransition:
+    return WeightedTransition(batch, jnp.ones(batch.reward.shape))

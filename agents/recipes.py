@@ -21,4 +21,13 @@ class Recipe(NamedTuple):
 RECIPES: dict[str, Recipe] = {
     "sac": Recipe("sac", None, None),
     "mbpo": Recipe("mbpo", "mle", "none"),
+    "cf_mbpo": Recipe("mbpo", "mle", "flow_both"),
 }
+
+USE_ALGO: dict[str, str] = {
+    "mbpo": "none",
+    "discriminator": "flow_discriminator",
+    "reward": "flow_reward",
+    "both": "flow_both",
+}
+"""What `config.use_algo` makes of cf_mbpo: its rollout filter."""

@@ -32,19 +32,24 @@ class SACState(struct.PyTreeNode):
     updates: chex.Array  # int32 [], gradient updates done
 
 
+WeightedBatch = tuple[Transition, chex.Numeric]
+"""Transitions [B, ...] and their weights in the critic loss, [B] or 1 for all."""
+
+
 class SAC(NamedTuple):
     """The functions of one soft actor-critic.
 
     Attributes:
       init: `(key) -> SACState`.
-      update: `(state, batch of Transition [B, ...], key) -> (state, metrics)`.
+      update: `(state, batch of Transition [B, ...], key, weight) -> (state, metrics)`; the weight,
+        [B] or 1 for all, multiplies the critic loss of each transition.
       sample: `(policy_params, observation [..., O], key) -> action [..., A]`.
       greedy: `(policy_params, observation [..., O]) -> action [..., A]`.
       q_values: `(critic_params, observation [B, O], action [B, A]) -> Q [C, B]`.
     """
 
     init: Callable[[chex.PRNGKey], SACState]
-    update: Callable[[SACState, Transition, chex.PRNGKey], tuple[SACState, Metrics]]
+    update: Callable[..., tuple[SACState, Metrics]]
     sample: SamplePolicy
     greedy: Callable[[chex.ArrayTree, chex.Array], chex.Array]
     q_values: QValues
@@ -80,9 +85,12 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         inputs = jnp.broadcast_to(inputs, (hyper.num_critics, *inputs.shape))
         return jax.vmap(critic_net.apply)(critics, inputs)[..., 0]  # [C, B]
 
-    def critic_loss(critics: chex.ArrayTree, batch: Transition, target: chex.Array):
+    def critic_loss(
+        critics: chex.ArrayTree, batch: Transition, target: chex.Array, weight: chex.Numeric
+    ):
         q = q_values(critics, batch.observation, batch.action)
-        return 0.5 * jnp.square(q - target[None]).mean(axis=1).sum(), q.mean()
+        error = jnp.square(q - target[None]) * jnp.broadcast_to(weight, q.shape)
+        return 0.5 * error.mean(axis=1).sum(), q.mean()
 
     def policy_loss(policy: chex.ArrayTree, state: SACState, batch: Transition, key: chex.PRNGKey):
         action, log_prob = policies.sample_and_log_prob(
@@ -91,7 +99,9 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         q = q_values(state.critics, batch.observation, action).min(axis=0)
         return (jnp.exp(state.log_temperature) * log_prob - q).mean(), log_prob.mean()
 
-    def update(state: SACState, batch: Transition, key: chex.PRNGKey) -> tuple[SACState, Metrics]:
+    def update(
+        state: SACState, batch: Transition, key: chex.PRNGKey, weight: chex.Numeric = 1.0
+    ) -> tuple[SACState, Metrics]:
         target_key, policy_key = jax.random.split(key)
         policy_opt, critic_opt, temperature_opt = state.optimizer
 
@@ -103,7 +113,7 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         target = batch.reward + discount * (1.0 - batch.terminated) * next_value
 
         (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(
-            state.critics, batch, target
+            state.critics, batch, target, weight
         )
         critics, critic_opt = _descend(adam, grads, critic_opt, state.critics)
         state = state.replace(critics=critics)
@@ -177,8 +187,8 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
             replay=buffer.init(config.replay_capacity, example),
         )
 
-    def sample_batch(state: SACAgentState, key: chex.PRNGKey) -> Transition:
-        return buffer.sample(state.replay, key, config.sac.batch_size)
+    def sample_batch(state: SACAgentState, key: chex.PRNGKey) -> WeightedBatch:
+        return buffer.sample(state.replay, key, config.sac.batch_size), 1.0
 
     return acting(config, spec, learner, sample_batch)._replace(init=init)
 
@@ -187,12 +197,12 @@ def acting(
     config: ConfigDict,
     spec: EnvSpec,
     learner: SAC,
-    sample_batch: Callable[[Any, chex.PRNGKey], Transition],
+    sample_batch: Callable[[Any, chex.PRNGKey], WeightedBatch],
 ) -> Agent:
     """Returns an `Agent` that acts and learns with soft actor-critic, lacking only its `init`.
 
     Its state has the fields `key`, `env_steps`, `sac` and `replay`; `sample_batch(state, key)`
-    draws the transitions [B, ...] of one gradient update from it.
+    draws the transitions [B, ...] of one gradient update from it, and their weights.
     """
 
     def explore(state: Any, observation: chex.Array) -> tuple[Any, chex.Array]:
@@ -212,11 +222,11 @@ def acting(
         key, update_key, action_key = jax.random.split(state.key, 3)
 
         batch_keys, update_keys = jax.random.split(update_key, (2, config.updates_per_step))
-        batches = jax.vmap(lambda key: sample_batch(state, key))(batch_keys)
+        batches, weights = jax.vmap(lambda key: sample_batch(state, key))(batch_keys)
         learned, metrics = jax.lax.scan(
             lambda learned, inputs: learner.update(learned, *inputs),
             state.sac,
-            (batches, update_keys),
+            (batches, update_keys, weights),
         )
         if config.sac.explore_greedily:
             action = learner.greedy(learned.policy, next_observation)
@@ -230,7 +240,7 @@ def acting(
         explore=explore,
         observe=observe,
         step=step,
-        refresh=None,
+        refresh=(),
         policy=lambda state: state.sac.policy,
         act=learner.greedy,
         refresh_every=0,

@@ -67,7 +67,9 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
         True  # predict next_observation - observation rather than next_observation
     )
     model.learn_reward = True  # False: use the environment's known reward function
-    model.normalize_targets = False  # z-score the regression targets as well as the inputs
+    model.normalize_targets = placeholder(
+        bool
+    )  # z-score the regression targets as well as the inputs; default only for cf_mbpo
     model.bootstrap = True  # each member draws its own training rows with replacement, once per fit
     model.holdout_ratio = 0.2  # share of the replay held out of a fit
     model.holdout_max = 5000  # most transitions held out
@@ -89,6 +91,47 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     )  # environment steps for which model transitions stay in use
     rollout.deterministic = False  # predict the mean instead of sampling the model's Gaussian
     rollout.real_ratio = placeholder(float)  # share of real transitions in a policy batch
+
+    config.use_algo = placeholder(
+        str
+    )  # parts of cf_mbpo: "discriminator", "reward", "both" (default), or "mbpo" for none
+    config.flow = flow = ml_collections.ConfigDict()
+    flow.inputs = "sars"  # what the flows see: state, action, reward, change of the state
+    flow.conditional = False  # score the outcome given (s, a), in which the policy cancels
+    flow.horizon = 5  # steps of the real and model segments that are compared
+    flow.num_starts = 1000  # segments per refresh, and as many held-out ones
+    flow.recency = 5000  # newest real transitions the segments are drawn from
+    flow.kind = "affine"  # coupling layers: "affine" or "spline"
+    flow.num_layers = 6
+    flow.hidden_width = 64
+    flow.hidden_depth = 2
+    flow.squash = (2.0, 2.0)  # (a, b) of b tanh(x / a) in the coupled loss; (1, 1): as published
+    flow.score_form = "asinh"  # scores and rewards are cap asinh(x / cap); or "tanh", bounded
+    flow.score_cap = 10.0  # nats
+    flow.dv_weight = 1.0  # of the Donsker-Varadhan term; 0: two separate maximum-likelihood flows
+    flow.nll_weight = 1.0  # of each flow's negative log-likelihood
+    flow.smoothing = 0.1  # standard deviation of the noise on both sides, in standardised units
+    flow.smoothing_form = "gaussian"  # or "multiplicative", as in coupled flow imitation learning
+    flow.warmup_steps = (1000, 500)  # gradient steps of the first refresh: likelihood, full loss
+    flow.warmup_learning_rate = 1e-3  # decays over the warm-up to learning_rate
+    flow.learning_rate = 3e-4
+    flow.num_steps = 200  # gradient steps of every later refresh
+    flow.batch_size = 512  # rows of each side
+    flow.discount = 0.99  # of the rollout MDP, whose reward is the flows' score
+    flow.rule = "filter"  # what the discriminator does: "filter", "plan" or "weight"
+    flow.min_kept = 0.5  # filter: smallest fraction of the model rows that is kept
+    flow.min_divergence = 0.05  # filter: nats below which nothing is dropped
+    flow.max_weight = 5.0  # weight: largest importance weight
+    flow.num_candidates = 4  # plan: candidates per row
+    flow.lookahead = 3  # plan: steps by which a candidate is judged
+    flow.estimator = "path"  # of the model's policy gradient: "path", "score" or "ac"
+    flow.rl_weight = placeholder(float)  # of the reward; halved when the gate closes
+    flow.mle_weight = 1.0  # of the likelihood that anchors the refinement
+    flow.refine_steps = 100  # most model steps per refresh
+    flow.refine_starts = 128  # rollouts per elite and model step
+    flow.refine_learning_rate = 1e-3
+    flow.flow_steps_per_refinement = 5  # flow steps before each model step
+    flow.gate_tolerance = 0.02  # relative growth of the held-out open-loop error that passes
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_epochs = 1  # epochs between checkpoints; 0: none, the run cannot be resumed

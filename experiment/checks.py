@@ -5,16 +5,17 @@ is allowed, what to type. A field that is still `None` is no problem by itself.
 """
 
 import difflib
-import functools
 import math
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from agents.recipes import RECIPES
+from agents.recipes import RECIPES, USE_ALGO
 from configs import environments
 from errors import UserError
+from experiment.fields import flag, given, is_number, uses
+from experiment.flow_checks import check_flow
 
 if TYPE_CHECKING:  # its module imports JAX, which reading a configuration can do without
     from envs.spec import EnvSpec
@@ -44,17 +45,43 @@ SMALLEST: dict[str, int] = {
     "model.max_gradient_steps": 0,
     "rollout.starts": 1,
     "rollout.retain_steps": 1,
+    "flow.horizon": 1,
+    "flow.num_starts": 1,
+    "flow.recency": 1,
+    "flow.num_layers": 1,
+    "flow.hidden_width": 1,
+    "flow.hidden_depth": 1,
+    "flow.num_steps": 0,
+    "flow.batch_size": 1,
+    "flow.num_candidates": 1,
+    "flow.lookahead": 1,
+    "flow.refine_steps": 0,
+    "flow.refine_starts": 1,
+    "flow.flow_steps_per_refinement": 0,
     "checkpoint.every_epochs": 0,
 }
 
-_POSITIVE = ("sac.learning_rate", "model.learning_rate")
+_POSITIVE = (
+    "sac.learning_rate",
+    "model.learning_rate",
+    "flow.score_cap",
+    "flow.warmup_learning_rate",
+    "flow.learning_rate",
+    "flow.refine_learning_rate",
+    "flow.max_weight",
+)
+
+_NOT_NEGATIVE = (
+    "flow.dv_weight",
+    "flow.nll_weight",
+    "flow.smoothing",
+    "flow.min_divergence",
+    "flow.rl_weight",
+    "flow.mle_weight",
+    "flow.gate_tolerance",
+)
 
 _RATIOS = ("model.holdout_ratio", "model.improvement_threshold", "rollout.real_ratio")
-
-
-def get(config: ConfigDict, name: str) -> Any:
-    """Returns the field with the dotted name `name`."""
-    return functools.reduce(getattr, name.split("."), config)
 
 
 def find_spec(env_id: str) -> "EnvSpec | None":
@@ -67,46 +94,37 @@ def find_spec(env_id: str) -> "EnvSpec | None":
         return None
 
 
-def _flag(config: ConfigDict, name: str) -> str:
-    return f"--config.{name}={get(config, name)}"
-
-
-def _uses(config: ConfigDict, name: str) -> bool:
-    """Whether the field `name` matters to the algorithm; all do when the algorithm is unknown."""
-    recipe = RECIPES.get(config.algo)
-    if recipe is None:
-        return True
-    if name.startswith("model."):
-        return recipe.objective is not None
-    return recipe.filter is not None if name.startswith("rollout.") else True
-
-
-def _given(config: ConfigDict, names: Collection[str]) -> Iterator[tuple[str, Any]]:
-    for name in names:
-        value = get(config, name)
-        if value is not None and _uses(config, name):
-            yield name, value
-
-
 def check_names(config: ConfigDict) -> Iterator[str]:
     """Yields fields whose value is not one of a fixed list of names."""
+    from agents.filters import FILTERS  # these import JAX, reading a configuration does not
     from experiment.metrics import WANDB_MODES
-    from models.objectives import OBJECTIVES  # these import JAX, reading a configuration does not
-    from models.rollout import FILTERS
+    from flows.coupled import SMOOTHING_FORMS, SOFT_CLIPS
+    from flows.coupling import FLOW_KINDS
+    from flows.estimator import INPUTS
+    from flows.filter import RULES
+    from flows.reward import ESTIMATORS
+    from models.objectives import OBJECTIVES
 
     allowed: dict[str, Collection[str]] = {
         "algo": RECIPES,
+        "use_algo": USE_ALGO,
         "preset": environments.PRESETS,
         "model.objective": OBJECTIVES,
         "rollout.filter": FILTERS,
+        "flow.inputs": INPUTS,
+        "flow.kind": FLOW_KINDS,
+        "flow.smoothing_form": SMOOTHING_FORMS,
+        "flow.score_form": SOFT_CLIPS,
+        "flow.rule": RULES,
+        "flow.estimator": ESTIMATORS,
         "logging.wandb": WANDB_MODES,
     }
-    for name, value in _given(config, allowed):
+    for name, value in given(config, allowed):
         if value not in allowed[name]:
             nearest = difflib.get_close_matches(value, allowed[name], n=1)
             hint = f" Did you mean {nearest[0]}?" if nearest else ""
             options = ", ".join(allowed[name])
-            yield f"{_flag(config, name)} is unknown.{hint} Allowed: {options}."
+            yield f"{flag(config, name)} is unknown.{hint} Allowed: {options}."
 
 
 def check_environment(config: ConfigDict) -> Iterator[str]:
@@ -118,38 +136,41 @@ def check_environment(config: ConfigDict) -> Iterator[str]:
     except UserError as error:
         yield str(error)
         return
-    if _uses(config, "model.learn_reward") and not config.model.learn_reward and not spec.reward:
+    if uses(config, "model.learn_reward") and not config.model.learn_reward and not spec.reward:
         yield (
-            f"{_flag(config, 'model.learn_reward')} needs a known reward function, and "
+            f"{flag(config, 'model.learn_reward')} needs a known reward function, and "
             f"{config.env} has none registered: use --config.model.learn_reward=true."
         )
 
 
 def check_sizes(config: ConfigDict) -> Iterator[str]:
     """Yields whole numbers below the smallest that makes sense."""
-    for name, value in _given(config, SMALLEST):
+    for name, value in given(config, SMALLEST):
         if value < SMALLEST[name]:
-            yield f"{_flag(config, name)} is too small: use {SMALLEST[name]} or more."
+            yield f"{flag(config, name)} is too small: use {SMALLEST[name]} or more."
 
 
 def check_seeds(config: ConfigDict) -> Iterator[str]:
     """Yields seeds that do not fit the 32 bits of a random key."""
     if config.seed + config.num_seeds > 2**32:
-        yield f"{_flag(config, 'seed')} is too large: use less than {2**32 - config.num_seeds}."
+        yield f"{flag(config, 'seed')} is too large: use less than {2**32 - config.num_seeds}."
 
 
 def check_numbers(config: ConfigDict) -> Iterator[str]:
     """Yields real numbers outside their range; NaN is outside every range."""
     if not 0 < config.discount < 1:
-        yield f"{_flag(config, 'discount')} is not between 0 and 1: use for example 0.99."
+        yield f"{flag(config, 'discount')} is not between 0 and 1: use for example 0.99."
     if not 0 < config.sac.target_update_rate <= 1:
-        yield f"{_flag(config, 'sac.target_update_rate')} is not in (0, 1]: use for example 0.005."
-    for name, value in _given(config, _POSITIVE):
+        yield f"{flag(config, 'sac.target_update_rate')} is not in (0, 1]: use for example 0.005."
+    for name, value in given(config, _POSITIVE):
         if not 0 < value < math.inf:
-            yield f"{_flag(config, name)} has to be a positive number."
-    for name, value in _given(config, _RATIOS):
+            yield f"{flag(config, name)} has to be a positive number."
+    for name, value in given(config, _NOT_NEGATIVE):
+        if not 0 <= value < math.inf:
+            yield f"{flag(config, name)} has to be zero or positive."
+    for name, value in given(config, _RATIOS):
         if not 0 <= value < 1:
-            yield f"{_flag(config, name)} is not a ratio in [0, 1): use for example 0.05."
+            yield f"{flag(config, name)} is not a ratio in [0, 1): use for example 0.05."
 
 
 def check_temperature(config: ConfigDict) -> Iterator[str]:
@@ -157,12 +178,12 @@ def check_temperature(config: ConfigDict) -> Iterator[str]:
     temperature = config.sac.initial_temperature
     if temperature is None:
         return
-    flag = _flag(config, "sac.initial_temperature")
+    given_as = flag(config, "sac.initial_temperature")
     if not 0 <= temperature < math.inf:
-        yield f"{flag} has to be zero or positive."
+        yield f"{given_as} has to be zero or positive."
     elif temperature == 0 and config.sac.learn_temperature:
         yield (
-            f"{flag} cannot be learned, its logarithm is infinite: use a positive value or add "
+            f"{given_as} cannot be learned, its logarithm is infinite: use a positive value or add "
             "--config.sac.learn_temperature=false."
         )
 
@@ -172,18 +193,18 @@ def check_budget(config: ConfigDict) -> Iterator[str]:
     initial = config.initial_steps or 0
     if 0 < initial < config.sac.batch_size:
         yield (
-            f"{_flag(config, 'initial_steps')} leaves fewer transitions than one batch of "
+            f"{flag(config, 'initial_steps')} leaves fewer transitions than one batch of "
             f"{config.sac.batch_size}: use {config.sac.batch_size} or more, or lower "
             "--config.sac.batch_size."
         )
     if 0 < (config.total_steps or 0) <= initial:
         yield (
-            f"{_flag(config, 'total_steps')} is used up by the {initial} steps of initial "
+            f"{flag(config, 'total_steps')} is used up by the {initial} steps of initial "
             f"exploration: use more than {initial}, or lower --config.initial_steps."
         )
     if 0 < (config.replay_capacity or 0) < initial:
         yield (
-            f"{_flag(config, 'replay_capacity')} cannot hold the {initial} steps of initial "
+            f"{flag(config, 'replay_capacity')} cannot hold the {initial} steps of initial "
             f"exploration: use {initial} or more."
         )
 
@@ -191,56 +212,52 @@ def check_budget(config: ConfigDict) -> Iterator[str]:
 def check_model(config: ConfigDict) -> Iterator[str]:
     """Yields contradictions among the sizes of the dynamics model."""
     model = config.model
-    if not _uses(config, "model.num_elites"):
+    if not uses(config, "model.num_elites"):
         return
     if model.num_elites > model.num_members > 0:
         yield (
-            f"{_flag(config, 'model.num_elites')} is more than model.num_members="
+            f"{flag(config, 'model.num_elites')} is more than model.num_members="
             f"{model.num_members}: use {model.num_members} or fewer."
         )
     initial = config.initial_steps or 0
     if 0 < model.holdout_ratio * initial < 1:
         yield (
-            f"{_flag(config, 'model.holdout_ratio')} holds out none of the first {initial} "
+            f"{flag(config, 'model.holdout_ratio')} holds out none of the first {initial} "
             "transitions: use 0 to score the model on its training rows, or a larger ratio."
         )
     decay = model.weight_decay
     if decay is None or model.hidden_depth < 1:
         return
     layers = model.hidden_depth + 1
-    if not all(_is_number(value) and 0 <= value < math.inf for value in decay):
-        yield f"{_flag(config, 'model.weight_decay')} may hold only zero and positive numbers."
+    if not all(is_number(value) and 0 <= value < math.inf for value in decay):
+        yield f"{flag(config, 'model.weight_decay')} may hold only zero and positive numbers."
     elif len(decay) not in (1, layers):
         yield (
-            f"{_flag(config, 'model.weight_decay')} has {len(decay)} values for {layers} layers "
+            f"{flag(config, 'model.weight_decay')} has {len(decay)} values for {layers} layers "
             f"(model.hidden_depth={model.hidden_depth} and the head): give 1 or {layers}."
         )
 
 
 def check_rollout(config: ConfigDict) -> Iterator[str]:
     """Yields start states that the elites cannot share and schedules that make no sense."""
-    if not _uses(config, "rollout.schedule"):
+    if not uses(config, "rollout.schedule"):
         return
     starts, elites = config.rollout.starts or 0, config.model.num_elites
     if starts > 0 and elites > 0 and starts % elites:
         below = starts - starts % elites
         nearest = " or ".join(str(n) for n in (below, below + elites) if n > 0)
         yield (
-            f"{_flag(config, 'rollout.starts')} cannot be shared equally by model.num_elites="
+            f"{flag(config, 'rollout.starts')} cannot be shared equally by model.num_elites="
             f"{elites}: use {nearest}."
         )
     schedule = config.rollout.schedule
     if schedule is not None and not _is_schedule(schedule):
         yield (
-            f"{_flag(config, 'rollout.schedule')} is not a schedule: give four whole numbers "
+            f"{flag(config, 'rollout.schedule')} is not a schedule: give four whole numbers "
             "(from_step, to_step, from_length, to_length) with 0 <= from_step < to_step and "
             "1 <= from_length <= to_length, for example "
             '"--config.rollout.schedule=(20000, 150000, 1, 15)".'
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_schedule(schedule: tuple[Any, ...]) -> bool:
@@ -259,5 +276,6 @@ CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
     check_budget,
     check_model,
     check_rollout,
+    check_flow,
     check_environment,  # last: its message can be several lines long
 )

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import envs
+from agents.base import Metrics
 from agents.registry import make_agent
 from errors import UserError
 from experiment import memory, report, run_folder, seeds
@@ -21,6 +22,7 @@ from experiment.evaluation import Evaluator
 from experiment.interrupt import Interrupt
 from experiment.metrics import MetricsWriter, first_non_finite
 from experiment.progress import Progress
+from experiment.seed_tables import Row
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path, command: str = "") -> None:
@@ -86,7 +88,8 @@ class Run:
             config=config.to_dict(),
         )
         self._watch = Stopwatch()
-        self._collected: list[Any] = []  # metrics of the epoch under way, still on the device
+        # Metrics of the epoch under way, still on the device, with `env_step` if of a refresh.
+        self._collected: list[tuple[int | None, Metrics]] = []
         self.env_step = 0  # environment steps per seed so far
         self._evaluations = 0  # the first is of the untrained policy
         self._best_return = -np.inf
@@ -120,7 +123,8 @@ class Run:
         agent, config = self._agent, self._config
         if not np.isfinite(self._action).all():
             actions = self._action.sum(axis=1).tolist()
-            rows = zip(self._mean_rows(), actions, strict=True)
+            means, _ = self._take_metrics()
+            rows = zip(means, actions, strict=True)
             self._stop_if_not_finite([{**row, "policy/action": action} for row, action in rows])
         with self._watch("environment"):
             transition = self._actors.step(self._action)
@@ -134,13 +138,19 @@ class Run:
                 self._action = np.asarray(action)
             return
         if agent.refresh and learned % agent.refresh_every == 0:
-            with self._watch("model"):
-                self._state, metrics = agent.refresh(self._state)
-                self._collected.append(jax.block_until_ready(metrics))
+            self._refresh()
         with self._watch("policy"):
             self._state, action, metrics = agent.step(self._state, transition, observation)
-            self._collected.append(metrics)
+            self._collected.append((None, metrics))
             self._action = np.asarray(action)
+
+    def _refresh(self) -> None:
+        collected: Metrics = {}
+        for stage in self._agent.refresh:
+            with self._watch(stage.name):
+                self._state, metrics = stage.run(self._state)
+                collected |= jax.block_until_ready(metrics)
+        self._collected.append((self.env_step, collected))
 
     def _end_epoch(self, progress: Progress, last: bool) -> None:
         policy = self._agent.policy(self._state)
@@ -152,7 +162,7 @@ class Run:
         now = time.perf_counter()
         self._wall_clock += now - self._lap_start
         self._lap_start = now
-        means = self._mean_rows()
+        means, refreshes = self._take_metrics()
         rows = [
             {
                 "wall_clock": self._wall_clock,
@@ -164,6 +174,7 @@ class Run:
             }
             for k in range(len(self._seeds))
         ]
+        self._metrics.write_refreshes(refreshes)
         self._metrics.write(self.env_step, rows)
         self._stop_if_not_finite(rows)
         self._evaluations += 1
@@ -174,17 +185,28 @@ class Run:
         spread = float(evaluation.returns.mean(axis=1).std()) if len(rows) > 1 else None
         progress.epoch(self._evaluations - 1, self.env_step, mean_row, lap, spread)
 
-    def _mean_rows(self) -> list[dict[str, float]]:
-        """Returns the agent's metrics averaged over the epoch, per seed, and forgets them."""
+    def _take_metrics(self) -> tuple[list[Row], list[list[Row]]]:
+        """Returns the agent's metrics of the epoch and forgets them.
+
+        Returns:
+          By seed, their means over the epoch, and the rows of its refreshes with their `env_step`.
+        """
         values: dict[str, list[np.ndarray]] = defaultdict(list)
-        for metrics in jax.device_get(self._collected):
+        refreshes: list[list[Row]] = [[] for _ in self._seeds]
+        fetched = jax.device_get([metrics for _, metrics in self._collected])
+        for (env_step, _), metrics in zip(self._collected, fetched, strict=True):
             for name, value in metrics.items():
                 values[name].append(value)
+            if env_step is not None:
+                for rows, row in zip(refreshes, self._by_seed(metrics), strict=True):
+                    rows.append({"env_step": env_step, **row})
         self._collected = []
         means = {name: np.mean(stack, axis=0) for name, stack in values.items()}
-        return [
-            {name: float(mean[k]) for name, mean in means.items()} for k in range(len(self._seeds))
-        ]
+        return self._by_seed(means), refreshes
+
+    def _by_seed(self, metrics: dict[str, np.ndarray]) -> list[Row]:
+        count = len(self._seeds)
+        return [{name: float(value[k]) for name, value in metrics.items()} for k in range(count)]
 
     def _stop_if_not_finite(self, rows: list[dict[str, float]]) -> None:
         if broken := first_non_finite(rows):

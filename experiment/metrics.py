@@ -1,12 +1,11 @@
-"""The scalars of a run, one row per seed and epoch: CSV files, TensorBoard and Weights & Biases.
+"""The scalars of a run: CSV files, TensorBoard and Weights & Biases.
 
 The CSV files are the record; everything drawn or written about a run is computed from them alone.
+`metrics/seed_<k>.csv` has a row per epoch, which TensorBoard and Weights & Biases show too, and
+`metrics/refresh_seed_<k>.csv` one per refresh of the model.
 """
 
-import csv
-import io
 import math
-import os
 import types
 import uuid
 from collections.abc import Sequence
@@ -16,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from errors import UserError
+from experiment import seed_tables
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
+from experiment.seed_tables import Row, SeedTables
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
-Row = dict[str, float]
+EPOCHS, REFRESHES = "seed", "refresh_seed"  # what the names of the two kinds of file start with
 FIRST_COLUMNS = ("env_step", "wall_clock", "eval/return", "eval/return_std", "eval/length")
 WANDB_MODES = ("off", "offline", "online")
 
@@ -53,16 +54,16 @@ class MetricsWriter:
           UserError: unknown `wandb` mode, wandb not installed, or the folder is not writable.
         """
         self._workdir = Path(workdir)
-        self._files = [_csv_path(self._workdir, seed) for seed in seeds]
         self._seeds = seeds
         self._boards = _TensorBoard(self._workdir, seeds) if tensorboard else None
         self._wandb = _start_wandb(wandb, wandb_project, self._workdir, config)
         with self._disk_problems():
             (self._workdir / "metrics").mkdir(parents=True, exist_ok=True)
-        self._columns = _common_columns(self._files)
+            self._epochs = SeedTables(self._workdir, EPOCHS, seeds, FIRST_COLUMNS)
+            self._refreshes = SeedTables(self._workdir, REFRESHES, seeds, ["env_step"])
 
     def write(self, env_step: int, rows: Sequence[Row]) -> None:
-        """Appends one row per seed.
+        """Appends the row of an epoch, one per seed.
 
         Args:
           env_step: environment steps per seed so far.
@@ -76,15 +77,26 @@ class MetricsWriter:
             raise ValueError(f"{len(self._seeds)} seeds, but {len(rows)} rows")
         rows = [{**row, "env_step": env_step} for row in rows]
         with self._disk_problems():
-            self._ensure_columns(set().union(*rows))
-            for path, row in zip(self._files, rows, strict=True):
-                _append(path, _csv_line(_cell(row.get(name)) for name in self._columns))
+            self._epochs.append([[row] for row in rows])
             if self._boards is not None:
                 self._boards.write(env_step, rows)
         if self._wandb is not None:
             named = zip(self._seeds, rows, strict=True)
             flat = {f"seed_{k}/{n}": v for k, row in named for n, v in row.items() if v is not None}
             self._wandb.log(flat, step=env_step)
+
+    def write_refreshes(self, tables: Sequence[Sequence[Row]]) -> None:
+        """Appends the rows of the refreshes of an epoch, if there were any.
+
+        Args:
+          tables: by seed, one dictionary per refresh with its `env_step`.
+
+        Raises:
+          UserError: the disk is full or not writable.
+        """
+        if any(tables):
+            with self._disk_problems():
+                self._refreshes.append(tables)
 
     def truncate(self, env_step: int) -> None:
         """Forgets all rows after `env_step` (-1: all rows), and a row cut short by a kill.
@@ -95,10 +107,8 @@ class MetricsWriter:
           UserError: the disk is full or not writable.
         """
         with self._disk_problems():
-            for path in self._files:
-                if path.exists():
-                    kept = [row for row in _rows(path) if int(row["env_step"]) <= env_step]
-                    _rewrite(path, self._columns, kept)
+            self._epochs.truncate(env_step)
+            self._refreshes.truncate(env_step)
         if self._boards is not None:
             self._boards.truncate(env_step)
 
@@ -108,16 +118,6 @@ class MetricsWriter:
             self._boards.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-    def _ensure_columns(self, names: set[str]) -> None:
-        if self._columns and names <= set(self._columns):
-            missing = [path for path in self._files if not path.exists()]
-        else:
-            names |= {*FIRST_COLUMNS, *self._columns}
-            self._columns = [*FIRST_COLUMNS, *sorted(names.difference(FIRST_COLUMNS))]
-            missing = self._files
-        for path in missing:
-            _rewrite(path, self._columns, _rows(path) if path.exists() else [])
 
     def _disk_problems(self) -> Any:
         return disk_problems_as_user_errors(self._workdir, "The metrics")
@@ -129,8 +129,17 @@ def read(workdir: Path) -> dict[int, pd.DataFrame]:
     Returns:
       By seed in increasing order, a frame with one row per epoch; an empty cell is NaN.
     """
-    paths = {int(path.stem[5:]): path for path in Path(workdir, "metrics").glob("seed_*.csv")}
-    return {seed: _frame(paths[seed]) for seed in sorted(paths)}
+    return seed_tables.read(workdir, EPOCHS)
+
+
+def read_refreshes(workdir: Path) -> dict[int, pd.DataFrame]:
+    """Returns the metrics of every refresh, bit-identical to what was written.
+
+    Returns:
+      By seed in increasing order, a frame with one row per refresh; an empty cell is NaN. Nothing
+      for an algorithm without a model.
+    """
+    return seed_tables.read(workdir, REFRESHES)
 
 
 def first_non_finite(rows: Sequence[Row]) -> tuple[int, str] | None:
@@ -147,67 +156,8 @@ def first_non_finite(rows: Sequence[Row]) -> tuple[int, str] | None:
     return None
 
 
-def _frame(path: Path) -> pd.DataFrame:
-    # pandas' own parser may be off by one bit, depending on its version.
-    header, *lines = csv.reader(io.StringIO(_complete_lines(path)))
-    rows = [[float(cell) if cell else math.nan for cell in line] for line in lines]
-    return pd.DataFrame(rows, columns=header, dtype=float).astype({"env_step": int})
-
-
 def _is_number(value: float | None) -> bool:
     return value is not None and not math.isnan(value)
-
-
-def _csv_path(workdir: Path, seed: int) -> Path:
-    return workdir / "metrics" / f"seed_{seed}.csv"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    # The shortest text that gives back the same bits.
-    return repr(value) if isinstance(value, int) else repr(float(value))
-
-
-def _csv_line(cells: Any) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
-
-
-def _append(path: Path, line: str) -> None:
-    with open(path, "a") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _complete_lines(path: Path) -> str:
-    """Returns the text of a file up to its last line end: a kill may leave half a line."""
-    text = path.read_text()
-    return text[: text.rfind("\n") + 1]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(_complete_lines(path))))
-
-
-def _rewrite(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    lines = [_csv_line(row.get(name) or "" for name in columns) for row in rows]
-    write_text_atomically(path, _csv_line(columns) + "".join(lines))
-
-
-def _common_columns(paths: list[Path]) -> list[str]:
-    """Returns the columns of existing files, brought to one list if a kill came in between."""
-    headers = []
-    for path in paths:
-        text = _complete_lines(path) if path.exists() else ""
-        headers.append(next(csv.reader([text.partition("\n")[0]]), []))
-    columns = max(headers, key=len, default=[])
-    for path, header in zip(paths, headers, strict=True):
-        if header and header != columns:
-            _rewrite(path, columns, _rows(path))
-    return columns
 
 
 class _TensorBoard:

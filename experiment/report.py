@@ -1,23 +1,18 @@
 """The learning curve and the written report of a run, from its metrics and `config.json` alone."""
 
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
-from experiment import metrics
-from experiment.files import (
-    disk_problems_as_user_errors,
-    write_bytes_atomically,
-    write_text_atomically,
-)
+from experiment import flow_diagnostics, metrics
+from experiment.files import disk_problems_as_user_errors, write_text_atomically
 from experiment.progress import duration
+from experiment.rendering import markdown_table, save_figure
 from experiment.run_folder import read_config
 
 CURVE_FILE, REPORT_FILE = "curve.png", "report.md"
@@ -26,7 +21,9 @@ CONFIDENCE = 0.95
 FEWEST_FOR_INTERVAL = 3  # the interval of two seeds is 13 times as wide as they are apart
 STAGES = {
     "time/environment": "environment steps",
-    "time/model": "model fits and rollouts",
+    "time/model": "model fits",
+    "time/flows": "flows and refinement",
+    "time/rollouts": "model rollouts",
     "time/policy": "policy updates",
     "time/evaluation": "evaluation",
     "time/checkpoint": "checkpoints",
@@ -67,7 +64,6 @@ def draw_curve(workdir: Path) -> None:
     returns = _returns(workdir)
     config = read_config(workdir)["config"]
     figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if returns.empty:
         axes.text(0.5, 0.5, "no evaluation yet", ha="center", transform=axes.transAxes)
@@ -78,14 +74,11 @@ def draw_curve(workdir: Path) -> None:
     axes.set_ylabel("evaluation return (sum of rewards per episode)")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
-    image = io.BytesIO()
-    canvas.print_png(image)
-    with disk_problems_as_user_errors(Path(workdir), "The learning curve"):
-        write_bytes_atomically(Path(workdir) / CURVE_FILE, image.getvalue())
+    save_figure(figure, workdir, CURVE_FILE, "The learning curve")
 
 
 def write_report(workdir: Path, command: str) -> None:
-    """Writes `report.md` and the curve it shows.
+    """Writes `report.md` and the figures it shows.
 
     Args:
       workdir: run folder with at least a `config.json`.
@@ -105,6 +98,7 @@ def write_report(workdir: Path, command: str) -> None:
         _finding(config, outcomes, _last(frames, "env_step")),
         f"![Evaluation return against environment steps]({CURVE_FILE})",
         _results_section(outcomes),
+        flow_diagnostics.section(workdir, frames),
         _time_section(frames),
         _setup_section(command, config, description["environment"]),
     ]
@@ -198,7 +192,7 @@ def _results_section(outcomes: dict[int, Outcome]) -> str:
         f"The final return of a seed is the mean of its last {FINAL_EVALUATIONS} evaluations. "
         f"The best single evaluation was {best.best:.1f}, "
         f"by seed {best_seed} at step {best.best_step:,}.\n\n"
-        + _table(["seed", "final return", "best evaluation", "at step"], rows)
+        + markdown_table(["seed", "final return", "best evaluation", "at step"], rows)
     )
 
 
@@ -217,7 +211,7 @@ def _time_section(frames: dict[int, pd.DataFrame]) -> str:
         seconds["metrics files, curve and the rest"] = other
     whole = sum(seconds.values()) or 1.0
     rows = [[stage, f"{s:.1f}", f"{s / whole:.0%}"] for stage, s in seconds.items()]
-    return f"{text}\n\n" + _table(["stage", "seconds", "share"], rows)
+    return f"{text}\n\n" + markdown_table(["stage", "seconds", "share"], rows)
 
 
 def _setup_section(command: str, config: dict[str, Any], environment: dict[str, Any]) -> str:
@@ -255,8 +249,3 @@ def _last(frames: dict[int, pd.DataFrame], column: str) -> float:
     """Returns the largest value of a column over the seeds, 0 without any rows."""
     values = [frame[column].max() for frame in frames.values() if len(frame)]
     return float(np.nan_to_num(max(values, default=0.0)))
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

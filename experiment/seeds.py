@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agents.base import Agent
+from agents.base import Agent, Stage
 
 SEED_AXIS = "seed"
 
@@ -31,7 +31,7 @@ class LiftedAgent:
     explore: Callable[..., Any]
     observe: Callable[..., Any]
     step: Callable[..., Any]
-    refresh: Callable[..., Any] | None
+    refresh: tuple[Stage, ...]
     policy: Callable[[Any], Any]
     act: Callable[..., Any]
     refresh_every: int
@@ -65,7 +65,7 @@ def lift(agent: Agent, num_seeds: int) -> LiftedAgent:
         explore=compiled(agent.explore),
         observe=compiled(agent.observe),
         step=compiled(agent.step),
-        refresh=None if agent.refresh is None else compiled(agent.refresh),
+        refresh=tuple(Stage(stage.name, compiled(stage.run)) for stage in agent.refresh),
         policy=agent.policy,
         act=compiled(agent.act, donate=False),
         refresh_every=agent.refresh_every,

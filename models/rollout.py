@@ -10,9 +10,12 @@ from ml_collections import ConfigDict
 
 from models.fit import ModelState
 from models.objectives import Parts
-from replay import ReplayState, Transition, buffer
+from replay import ReplayState, Transition, WeightedTransition, buffer
 
 CPU_BLOCK_ROWS = 2048  # rows simulated together on CPU, so that activations stay in cache
+
+Simulate = Callable[[chex.Array, chex.PRNGKey], Transition]
+"""`(observation [B, O], key) -> Transition [B, ...]`: one step of policy and model per row."""
 
 
 class RolloutFilter(NamedTuple):
@@ -20,29 +23,32 @@ class RolloutFilter(NamedTuple):
 
     Attributes:
       init: `(key) -> filter_state`.
-      update: `(filter_state, replay, model_state, context, key) -> (filter_state, metrics)`, once
-        per refresh, after the model has been fitted.
-      weigh: `(filter_state, transition [B, ...], key) -> weight [B]`; a branch ends where it is 0,
-        and the transition is dropped.
+      update: `(filter_state, model_state, replay, context, key) -> (filter_state, model_state,
+        metrics)`, once per refresh, between the fit and the rollouts. A filter whose estimate of
+        the model's error can also reduce it returns a better model. `None`: there is nothing to do.
+      propose: `(filter_state, simulate, observation [B, O], steps_left, key) -> (Transition [B],
+        weight [B])`: the next step of every branch, which has `steps_left` to go. A branch ends
+        where the weight is 0, and the transition is dropped; otherwise the weight goes with the
+        transition into the critic loss.
     """
 
     init: Callable[[chex.PRNGKey], Any]
-    update: Callable[..., tuple[Any, dict[str, chex.Array]]]
-    weigh: Callable[[Any, Transition, chex.PRNGKey], chex.Array]
+    update: Callable[..., tuple[Any, ModelState, dict[str, chex.Array]]] | None
+    propose: Callable[
+        [Any, Simulate, chex.Array, chex.Array, chex.PRNGKey], tuple[Transition, chex.Array]
+    ]
 
 
 def keep_all(config: ConfigDict, parts: Parts) -> RolloutFilter:
     """Returns the filter that keeps every transition: plain MBPO."""
     del config, parts
-    return RolloutFilter(
-        init=lambda key: (),
-        update=lambda state, replay, model, context, key: (state, {}),
-        weigh=lambda state, transition, key: jnp.ones(transition.reward.shape),
-    )
 
+    def propose(state, simulate, observation, steps_left, key) -> tuple[Transition, chex.Array]:
+        del state, steps_left
+        transition = simulate(observation, key)
+        return transition, jnp.ones(transition.reward.shape)
 
-FILTERS = {"none": keep_all}
-"""Name -> `(config, parts) -> RolloutFilter`; `config.rollout.filter` names one."""
+    return RolloutFilter(init=lambda key: (), update=None, propose=propose)
 
 
 def rollout_length(schedule: tuple[int, int, int, int], step: chex.Numeric) -> chex.Numeric:
@@ -66,6 +72,57 @@ def block_rows(starts: int, num_elites: int) -> int:
     return num_elites * max(d for d in range(1, min(largest, per_elite) + 1) if per_elite % d == 0)
 
 
+def make_simulator(
+    config: ConfigDict, parts: Parts
+) -> Callable[[ModelState, chex.ArrayTree], Simulate]:
+    """Builds `simulator(model, policy)`, which returns the `Simulate` of these parameters.
+
+    At every step each elite predicts an equal share of the rows, assigned by a random permutation,
+    so a row costs one member's forward pass; to one row this is the same as drawing an elite at
+    random (TS1 of Chua et al. 2018). The number of rows has to be a multiple of the elites'.
+    """
+    ensemble, spec = parts.ensemble, parts.spec
+    num_elites = config.model.num_elites
+
+    def simulator(model: ModelState, policy: chex.ArrayTree) -> Simulate:
+        elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
+
+        def simulate(observation: chex.Array, key: chex.PRNGKey) -> Transition:
+            rows = observation.shape[0]
+            policy_key, share_key, model_key = jax.random.split(key, 3)
+            action = parts.sample_policy(policy, observation, policy_key)
+            order = jax.random.permutation(share_key, rows)
+
+            def share(x: chex.Array) -> chex.Array:
+                return x[order].reshape(num_elites, rows // num_elites, -1)
+
+            prediction = ensemble.predict(
+                elites, model.normalizers, share(observation), share(action)
+            )
+            target = (
+                prediction.mean if config.rollout.deterministic else prediction.sample(model_key)
+            )
+            target = (
+                jnp.zeros((rows, ensemble.target_size))
+                .at[order]
+                .set(target.reshape(rows, -1), unique_indices=True)
+            )
+            next_observation, reward = ensemble.decode(observation, action, target)
+            terminated = spec.termination(observation, action, next_observation)
+            return Transition(
+                observation,
+                action,
+                reward,
+                next_observation,
+                terminated.astype(jnp.float32),
+                jnp.zeros(rows),
+            )
+
+        return simulate
+
+    return simulator
+
+
 def make_rollout(
     config: ConfigDict, parts: Parts, rollout_filter: RolloutFilter
 ) -> Callable[..., tuple[ReplayState, dict[str, chex.Array]]]:
@@ -73,31 +130,11 @@ def make_rollout(
 
     It starts `rollout.starts` branches from states of the real replay, runs each for `length` model
     steps or until it terminates or is filtered out, and returns the model replay with the valid
-    transitions added, and metrics. At every step each elite predicts an equal share of the rows,
-    assigned by a random permutation, so a row costs one member's forward pass; to one row this is
-    the same as drawing an elite at random (TS1 of Chua et al. 2018).
+    transitions added as `WeightedTransition`s, and metrics.
     """
-    ensemble, spec, sample_policy = parts.ensemble, parts.spec, parts.sample_policy
-    num_elites, starts = config.model.num_elites, config.rollout.starts
-    rows = block_rows(starts, num_elites)
-
-    def model_step(elites, model: ModelState, observation, action, key) -> Transition:
-        def share(x: chex.Array) -> chex.Array:
-            return x.reshape(num_elites, rows // num_elites, -1)
-
-        prediction = ensemble.predict(elites, model.normalizers, share(observation), share(action))
-        target = prediction.mean if config.rollout.deterministic else prediction.sample(key)
-        target = target.reshape(rows, -1)
-        next_observation, reward = ensemble.decode(observation, action, target)
-        terminated = spec.termination(observation, action, next_observation)
-        return Transition(
-            observation,
-            action,
-            reward,
-            next_observation,
-            terminated.astype(jnp.float32),
-            jnp.zeros(rows),
-        )
+    simulator = make_simulator(config, parts)
+    starts = config.rollout.starts
+    rows = block_rows(starts, config.model.num_elites)
 
     def generate(
         model: ModelState,
@@ -108,7 +145,7 @@ def make_rollout(
         length: chex.Array,
         key: chex.PRNGKey,
     ) -> tuple[ReplayState, dict[str, chex.Array]]:
-        elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
+        simulate = simulator(model, policy)
 
         def block(index: chex.Array, carry: tuple[ReplayState, chex.Array, chex.Array]):
             start_key, branch_key = jax.random.split(jax.random.fold_in(key, index))
@@ -116,17 +153,17 @@ def make_rollout(
 
             def step(t: chex.Array, carry):
                 observation, alive, model_replay, kept, ended = carry
-                shuffle_key, policy_key, model_key, filter_key = jax.random.split(
-                    jax.random.fold_in(branch_key, t), 4
+                transition, weight = rollout_filter.propose(
+                    filter_state,
+                    simulate,
+                    observation,
+                    length - t,
+                    jax.random.fold_in(branch_key, t),
                 )
-                order = jax.random.permutation(shuffle_key, rows)
-                observation, alive = observation[order], alive[order]
-                action = sample_policy(policy, observation, policy_key)
-                transition = model_step(elites, model, observation, action, model_key)
-                weight = rollout_filter.weigh(filter_state, transition, filter_key)
                 finite = jnp.isfinite(transition.next_observation).all(axis=-1)
                 alive &= (weight > 0) & finite & jnp.isfinite(transition.reward)
-                model_replay = buffer.add_masked(model_replay, transition, alive)
+                item = WeightedTransition(transition, weight)
+                model_replay = buffer.add_masked(model_replay, item, alive)
                 over = alive & (transition.terminated > 0)
                 kept, ended = kept + alive.sum(), ended + over.sum()
                 return transition.next_observation, alive & ~over, model_replay, kept, ended

@@ -1,6 +1,6 @@
 """Device-resident experience storage."""
 
 from replay import buffer
-from replay.buffer import ReplayState, Transition, example_transition
+from replay.buffer import ReplayState, Transition, WeightedTransition, example_transition
 
-__all__ = ["ReplayState", "Transition", "buffer", "example_transition"]
+__all__ = ["ReplayState", "Transition", "WeightedTransition", "buffer", "example_transition"]

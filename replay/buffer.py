@@ -25,6 +25,13 @@ class Transition(NamedTuple):
     truncated: chex.Array  # [...], 1.0 where a time limit cut the episode: bootstrapping goes on
 
 
+class WeightedTransition(NamedTuple):
+    """A transition, or a batch of them, and what it counts in the critic loss."""
+
+    transition: Transition
+    weight: chex.Array  # [...], positive
+
+
 def example_transition(observation_size: int, action_size: int) -> Transition:
     """Returns one transition of zeros, the item shape of a replay."""
     observation, zero = jnp.zeros(observation_size), jnp.zeros(())

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import mbpo
-from replay import Transition, buffer
+from agents import mbpo, sac
+from replay import Transition, WeightedTransition, buffer
 from tests.integration import tiny
 
 
@@ -28,16 +28,20 @@ def one(batch):
     return jax.tree.map(lambda leaf: leaf[0], batch)
 
 
-def planted(agent, real, model, env_steps=100):
-    """Returns a state whose replays hold terminal transitions with these rewards, oldest first."""
+def planted(agent, real, model, env_steps=100, weight=1.0):
+    """Returns a state whose replays hold terminal transitions with these rewards, oldest first.
+
+    Those of the model all have the same weight.
+    """
     state = agent.init(jax.random.key(0))
 
-    def fill(replay, rewards):
-        return buffer.add_masked(replay, terminal(rewards), jnp.ones(len(rewards), bool))
+    def fill(replay, items, n):
+        return buffer.add_masked(replay, items, jnp.ones(n, bool))
 
+    weighted = WeightedTransition(terminal(model), jnp.full(len(model), weight))
     return state.replace(
-        replay=fill(state.replay, real),
-        model_replay=fill(state.model_replay, model),
+        replay=fill(state.replay, terminal(real), len(real)),
+        model_replay=fill(state.model_replay, weighted, len(model)),
         env_steps=jnp.int32(env_steps),
         window=jnp.int32(len(model)),
     )
@@ -51,13 +55,29 @@ def test_a_batch_has_the_given_share_of_real_rows(ratio, real_rows):
     np.testing.assert_allclose(metrics["critic/target"], real_rows / 256, atol=1e-6)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0, 3.0])
+def test_weights_count_model_rows_in_the_critic_loss_and_real_rows_count_once(weight):
+    settings = config(rollout__real_ratio=0.25, sac__batch_size=64)
+    agent = mbpo.make_agent(settings, tiny.spec())
+    state = planted(agent, real=[1.0] * 50, model=[5.0] * 60, weight=weight)
+    q_values = sac.make_sac(settings, tiny.spec()).q_values
+    q = q_values(state.sac.critics, jnp.zeros((1, 3)), jnp.zeros((1, 1)))[:, 0]
+    _, _, metrics = jax.jit(agent.step)(state, one(terminal([1.0])), jnp.zeros(3))
+    expected = 0.5 * sum(0.25 * (q - 1.0) ** 2 + 0.75 * weight * (q - 5.0) ** 2)
+    np.testing.assert_allclose(metrics["critic/loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["critic/target"], 0.25 * 1.0 + 0.75 * 5.0, rtol=1e-6)
+
+
 def test_real_rows_stand_in_when_no_model_row_was_kept():
     agent = mbpo.make_agent(config(rollout__real_ratio=0.05), tiny.spec())
-    state = planted(agent, real=[2.0] * 50, model=[0.0] * 60)
+    state = planted(agent, real=[2.0] * 50, model=[0.0] * 60, weight=7.0)
+    q_values = sac.make_sac(config(), tiny.spec()).q_values
+    q = q_values(state.sac.critics, jnp.zeros((1, 3)), jnp.zeros((1, 1)))[:, 0]
     _, _, metrics = jax.jit(agent.step)(
         state.replace(window=jnp.int32(0)), one(terminal([2.0])), jnp.zeros(3)
     )
     np.testing.assert_allclose(metrics["critic/target"], 2.0, atol=1e-6)
+    np.testing.assert_allclose(metrics["critic/loss"], 0.5 * sum((q - 2.0) ** 2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["step", "observe"])
@@ -103,7 +123,14 @@ def refreshed(settings, spec, learned):
         replay=buffer.add_masked(state.replay, data, jnp.ones(200, bool)),
         env_steps=jnp.int32(settings.initial_steps + learned),
     )
-    return state, *jax.jit(agent.refresh)(state)
+    return state, *tiny.refresh(agent)(state)
+
+
+def model_rows(state):
+    """Returns the slots of the model replay, and which of them hold a transition."""
+    items, valid = jax.tree.map(np.asarray, buffer.contents(state.model_replay))
+    np.testing.assert_array_equal(items.weight[valid], np.ones(valid.sum()))
+    return items.transition, valid
 
 
 @pytest.mark.parametrize(("learned", "length"), [(0, 1), (150, 2), (300, 3)])
@@ -113,7 +140,7 @@ def test_a_refresh_generates_rollouts_of_the_scheduled_length(learned, length):
     assert int(after.model_replay.size) == 20 * length
     assert int(metrics["rollout/transitions"]) == 20 * length
     assert int(metrics["rollout/length"]) == length
-    rows, valid = jax.tree.map(np.asarray, buffer.contents(after.model_replay))
+    rows, valid = model_rows(after)
     real = {tuple(row) for row in np.asarray(before.replay.rows)[:200, :3].tolist()}
     starts = [tuple(row) in real for row in rows.observation[valid].tolist()]
     assert sum(starts) == 20  # the first step of every rollout, and no other, is a real state
@@ -130,7 +157,7 @@ def test_rollouts_stop_where_the_environment_terminates():
         return next_observation[..., 0] > 0.0
 
     _, after, _ = refreshed(config(), tiny.spec(termination=termination), 300)
-    rows, valid = jax.tree.map(np.asarray, buffer.contents(after.model_replay))
+    rows, valid = model_rows(after)
     terminated = rows.terminated[valid] > 0
     np.testing.assert_array_equal(terminated, rows.next_observation[valid][:, 0] > 0.0)
     assert 0 < terminated.sum() < 20
@@ -141,11 +168,11 @@ def test_rollouts_stop_where_the_environment_terminates():
 def test_two_refreshes_generate_different_rollouts():
     settings = config()
     _, first, _ = refreshed(settings, tiny.spec(), 0)
-    second, _ = jax.jit(mbpo.make_agent(settings, tiny.spec()).refresh)(first)
+    second, _ = tiny.refresh(mbpo.make_agent(settings, tiny.spec()))(first)
     assert int(second.model_replay.size) == 40
-    rows, valid = buffer.contents(second.model_replay)
+    rows, valid = model_rows(second)
     # 40 branches from 200 states: a repeated one is likely, a repeated transition is not
-    distinct = {tuple(row) for row in np.asarray(rows.next_observation[valid]).tolist()}
+    distinct = {tuple(row) for row in rows.next_observation[valid].tolist()}
     assert len(distinct) == 40
 
 
@@ -155,7 +182,7 @@ def test_a_learned_model_predicts_the_linear_world():
         model__hidden_width=32, model__max_gradient_steps=500, rollout__deterministic=True
     )
     _, after, _ = refreshed(settings, tiny.spec(), 0)
-    rows, valid = jax.tree.map(np.asarray, buffer.contents(after.model_replay))
+    rows, valid = model_rows(after)
     expected = 0.9 * rows.observation[valid] + 0.1 * rows.action[valid]
     # states move by up to 0.2 in a step; the mean error has to be a small part of that
     assert np.abs(rows.next_observation[valid] - expected).mean() < 0.04
@@ -176,8 +203,8 @@ def test_donating_the_state_changes_nothing():
             state, action, _ = step(state, jax.tree.map(lambda x, t=t: x[t], data), jnp.zeros(3))
         return state, action
 
-    plain = run(jax.jit(agent.refresh), jax.jit(agent.step))
-    donated = run(jax.jit(agent.refresh, donate_argnums=0), jax.jit(agent.step, donate_argnums=0))
+    plain = run(tiny.refresh(agent), jax.jit(agent.step))
+    donated = run(tiny.refresh(agent, donate_argnums=0), jax.jit(agent.step, donate_argnums=0))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(donated)):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)

@@ -251,6 +251,61 @@ def test_the_policy_learns_from_its_own_loss_only():
     )
 
 
+def rows_with_rewards(rewards):
+    """Returns terminal transitions of different states and actions."""
+    n = len(rewards)
+    position = jnp.linspace(-1.0, 1.0, n)[:, None]
+    return batch(n, reward=rewards, terminated=1.0)._replace(
+        observation=position, action=0.5 * position[::-1]
+    )
+
+
+def test_a_weighted_batch_has_the_critic_gradient_of_one_with_repeated_rows():
+    learner, state = learner_and_state(sac__hidden_width=8)
+    data = rows_with_rewards([1.0, -2.0, 5.0])
+    repeats = np.array([1, 2, 3])
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, repeats, axis=0), data)
+    weighted, loss = learner.update(state, data, jax.random.key(1), jnp.float32(repeats / 2))
+    expected, expected_loss = learner.update(state, repeated, jax.random.key(1))
+    plain, plain_loss = learner.update(state, data, jax.random.key(1))
+
+    def gradient(new):  # after Adam's first step
+        return np.concatenate([m.ravel() for m in jax.tree.leaves(new.optimizer[1][0].mu)]) / 0.1
+
+    np.testing.assert_allclose(gradient(weighted), gradient(expected), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(loss["critic/loss"], expected_loss["critic/loss"], rtol=1e-5)
+    assert np.abs(gradient(weighted) - gradient(plain)).max() > 0.1
+    assert abs(loss["critic/loss"] - plain_loss["critic/loss"]) > 0.1
+
+
+def test_weights_of_one_are_no_weights_to_the_bit():
+    learner, state = learner_and_state(
+        sac__hidden_width=8, sac__learn_temperature=True, sac__initial_temperature=0.2
+    )
+    data, key = rows_with_rewards([1.0, -2.0, 5.0, 0.3]), jax.random.key(1)
+    plain = learner.update(state, data, key)
+    for weight in (1.0, jnp.ones(4)):
+        for actual, expected in zip(
+            jax.tree.leaves(learner.update(state, data, key, weight)), jax.tree.leaves(plain)
+        ):
+            np.testing.assert_array_equal(actual, expected)
+
+
+def test_weights_do_not_touch_policy_temperature_and_targets():
+    learner, state = learner_and_state(sac__learn_temperature=True, sac__initial_temperature=0.2)
+    # The critics are exactly right, so that weights leave them as they are.
+    state = state.replace(critics=linear_critics(state.critics, 2.0))
+    data, key = batch(n=8, reward=0.0, terminated=1.0), jax.random.key(1)
+    weight = jnp.float32([0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 9.0])
+    weighted, plain = (learner.update(state, data, key, w) for w in (weight, jnp.ones(8)))
+    assert float(plain[1]["critic/loss"]) == 0.0
+    assert float(plain[1]["policy/loss"]) != 0.0
+    for actual, expected in zip(jax.tree.leaves(weighted), jax.tree.leaves(plain)):
+        np.testing.assert_array_equal(actual, expected)
+    changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.policy, plain[0].policy)
+    assert max(jax.tree.leaves(changes)) > 1e-5
+
+
 @pytest.mark.parametrize(
     ("width", "depth", "critics", "layer_norm"),
     [(8, 2, 2, False), (5, 1, 3, False), (4, 3, 2, True)],

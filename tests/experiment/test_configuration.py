@@ -7,7 +7,7 @@ from agents.recipes import RECIPES
 from configs import default, environments, mbpo, sac
 from envs import registry
 from errors import UserError
-from experiment import checks, configuration
+from experiment import configuration, fields
 
 
 def given(env="Hopper-v5", **values):
@@ -92,7 +92,7 @@ def test_a_configuration_read_from_json_resolves():
 def test_every_preset_fills_every_field_of_every_environment(env, preset, algo):
     config = configuration.resolve(given(env, preset=preset, algo=algo))
     configuration.validate(config)
-    assert [name for name in leaves(config) if checks.get(config, name) is None] == (
+    assert [name for name in leaves(config) if fields.get(config, name) is None] == (
         ["model.objective", "rollout.filter"] if algo == "sac" else []
     )
 
@@ -112,8 +112,8 @@ def test_constants_have_the_types_of_the_schema(preset):
         config = default.get_config()
         config.update_from_flattened_dict(table)
         for name, value in table.items():
-            assert checks.get(config, name) == value
-            assert type(checks.get(config, name)) is type(value)
+            assert fields.get(config, name) == value
+            assert type(fields.get(config, name)) is type(value)
 
 
 @pytest.mark.parametrize("preset", environments.PRESETS)
@@ -230,4 +230,4 @@ def test_every_whole_number_of_the_schema_has_a_smallest_value():
 
 def type_of(config, name):
     *blocks, leaf = name.split(".")
-    return (checks.get(config, ".".join(blocks)) if blocks else config).get_type(leaf)
+    return (fields.get(config, ".".join(blocks)) if blocks else config).get_type(leaf)

@@ -1,12 +1,15 @@
 """The driver, with an agent that only counts and an environment that is a clock."""
 
+import dataclasses
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
 
-from agents.base import Agent
+from agents.base import Agent, Stage
 from errors import UserError
 from experiment import loop, metrics, run_folder
 from experiment.checkpoint import Checkpointer
@@ -61,17 +64,19 @@ def counting_agent(broken_step=None):
         numbers = {"policy/loss": value, "critic/seed": state.seed, "rollout/seen": state.refreshed}
         return state, jnp.full((1,), (stepped % 8) / 16), numbers
 
-    def refresh(state):
-        refreshed = state.refreshed + 1
-        state = state.replace(refreshed=refreshed)
+    def fit(state):
+        state = state.replace(refreshed=state.refreshed + 1)
         return state, {"model/after_steps": state.stepped}
+
+    def generate(state):
+        return state, {"rollout/fits": state.refreshed}
 
     return Agent(
         init=init,
         explore=explore,
         observe=observe,
         step=step,
-        refresh=refresh,
+        refresh=(Stage("model", fit), Stage("rollouts", generate)),
         policy=lambda state: state.stepped,
         act=lambda stepped, observations: jnp.zeros((len(observations), 1)),
         refresh_every=REFRESH,
@@ -143,6 +148,55 @@ def test_rows_hold_the_means_of_their_epoch(run):
         assert (np.diff(table["wall_clock"]) > 0).all()
 
 
+def test_every_refresh_has_a_row_with_the_metrics_of_all_its_stages(run, tmp_path):
+    _, tables = run()
+    refreshes = metrics.read_refreshes(tmp_path)
+    assert list(refreshes) == [5, 6]
+    for table in refreshes.values():
+        assert list(table) == ["env_step", "model/after_steps", "rollout/fits"]
+        assert table["env_step"].tolist() == [11, 17, 23, 29, 35]
+        assert table["model/after_steps"].tolist() == [0.0, 6.0, 12.0, 18.0, 24.0]
+        assert table["rollout/fits"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]  # after the fit
+    for table in tables.values():
+        np.testing.assert_array_equal(table["rollout/fits"], [np.nan, 1.5, 3.0, 4.0, 5.0])
+
+
+class Late:
+    """Metrics of two seeds that are ready only after some time."""
+
+    def __init__(self, seconds):
+        self._seconds = seconds
+
+    def block_until_ready(self):
+        time.sleep(self._seconds)
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones(2, np.float32)
+
+
+def test_every_stage_is_timed_under_its_own_name_until_its_metrics_are_ready(run, monkeypatch):
+    lift, order = loop.seeds.lift, []
+
+    def stage(name, seconds):
+        def refresh(state):
+            order.append(name)
+            return state, {f"{name}/value": Late(seconds)}
+
+        return Stage(name, refresh)
+
+    stages = (stage("model", 0.0), stage("flows", 0.05), stage("rollouts", 0.0))
+    monkeypatch.setattr(
+        loop.seeds, "lift", lambda *args: dataclasses.replace(lift(*args), refresh=stages)
+    )
+    _, tables = run()
+    assert order == ["model", "flows", "rollouts"] * 5
+    assert (tables[5]["time/flows"][1:] >= 0.05 * np.array([2, 1, 1, 1])).all()
+    assert tables[5]["time/model"][1:].max() < 0.05
+    assert tables[5]["time/rollouts"][1:].max() < 0.05
+    assert tables[5]["flows/value"][1:].tolist() == [1.0] * 4
+
+
 def test_a_last_epoch_that_is_complete_is_written_once(run):
     _, tables = run(settings(total_steps=26))
     assert tables[5]["env_step"].tolist() == [10, 18, 26]
@@ -164,6 +218,7 @@ class Interrupting(tiny.Clock):
 def test_an_interrupted_run_ends_as_if_it_were_not(run, tmp_path, monkeypatch, every):
     config = settings(checkpoint__every_epochs=every, num_seeds=2, eval_episodes=1)
     expected_state, expected = run(config)
+    expected_refreshes = metrics.read_refreshes(tmp_path)
     monkeypatch.setattr(tiny, "Clock", Interrupting)
     for name in ("checkpoints", "metrics", "config.json"):
         (tmp_path / name).rename(tmp_path / f"first_{name}")
@@ -181,6 +236,7 @@ def test_an_interrupted_run_ends_as_if_it_were_not(run, tmp_path, monkeypatch, e
     for seed in (5, 6):
         drop = ["wall_clock", *timed]
         assert tables[seed].drop(columns=drop).equals(expected[seed].drop(columns=drop))
+        assert metrics.read_refreshes(tmp_path)[seed].equals(expected_refreshes[seed])
 
 
 def test_a_finished_run_is_not_run_again(run, tmp_path):

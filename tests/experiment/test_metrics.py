@@ -125,6 +125,42 @@ def test_kill_between_two_files_getting_a_new_column_is_repaired(tmp_path):
         assert frame["policy/loss"].tolist() == ([1.0, 3.0] if seed == 3 else [2.0, 4.0])
 
 
+def test_refreshes_have_files_of_their_own(tmp_path):
+    epochs = writer(tmp_path)
+    epochs.write_refreshes([[], []])
+    assert metrics.read_refreshes(tmp_path) == {}
+    tables = [
+        [{"env_step": 7, "b": 0.1 + 0.2, "a": 1 / 3}, {"env_step": 9, "b": 5e-324, "a": -0.0}],
+        [{"env_step": 7, "b": 1.0, "a": 2.0}, {"env_step": 9, "b": 3.0, "a": 4.0}],
+    ]
+    epochs.write_refreshes(tables)
+    epochs.write(10, [row(1.0), row(2.0)])
+    assert list(metrics.read(tmp_path)) == list(metrics.read_refreshes(tmp_path)) == [3, 4]
+    assert metrics.read(tmp_path)[3]["env_step"].tolist() == [10]
+    path = tmp_path / "metrics" / "refresh_seed_3.csv"
+    assert path.read_text() == f"env_step,a,b\n7,{1 / 3!r},{0.1 + 0.2!r}\n9,-0.0,5e-324\n"
+    second = metrics.read_refreshes(tmp_path)[4]
+    assert second.to_dict("list") == {"env_step": [7, 9], "a": [2.0, 4.0], "b": [1.0, 3.0]}
+
+
+def test_truncate_cuts_refreshes_back_too(tmp_path):
+    first = writer(tmp_path)
+    for step in (10, 20, 30):
+        first.write_refreshes([[{"env_step": step - d, "a": step / 3} for d in (4, 0)]] * 2)
+    path = tmp_path / "metrics" / "refresh_seed_3.csv"
+    before = path.read_text().splitlines()
+    with path.open("a") as file:
+        file.write("1")  # what a kill leaves of a row
+    assert metrics.read_refreshes(tmp_path)[3]["env_step"].tolist() == [6, 10, 16, 20, 26, 30]
+    second = writer(tmp_path)
+    second.truncate(20)
+    assert path.read_text().splitlines() == before[:5]
+    second.write_refreshes([[{"env_step": step, "a": 10.0} for step in (26, 30)]] * 2)
+    assert path.read_text().splitlines() == before
+    second.truncate(-1)
+    assert metrics.read_refreshes(tmp_path)[4].empty
+
+
 def test_each_row_is_on_disk_when_write_returns(tmp_path):
     open_writer = writer(tmp_path, [0], tensorboard=True)
     open_writer.write(5, [row(2.5)])

@@ -46,6 +46,13 @@ def test_spread_over_seeds_replaces_the_one_over_episodes(capsys):
     assert "return 123.4 ± 2.2" in capsys.readouterr().out
 
 
+def test_the_stages_of_a_refresh_are_told_apart(capsys):
+    split = {"time/model": 3.0, "time/flows": 2.0, "time/rollouts": 1.0, "time/policy": 4.0}
+    with Progress(10, 0, "x") as bar:
+        bar.epoch(1, 5, {}, split)
+    assert "policy 40%, model 30%, flows 20%, rollouts 10%" in capsys.readouterr().out
+
+
 def test_speed_and_time_left_count_from_the_resumed_step(capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

@@ -55,7 +55,7 @@ def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
         6: [1, 20, 30, 40, 50, 60.0],
         7: [200.0, 30, 40, 50, 60, 70],
     }
-    make_run(tmp_path, returns, **{"time/model": 10.0, "time/policy": 40.0})
+    make_run(tmp_path, returns, **{"time/model": 9.0, "time/rollouts": 1.0, "time/policy": 40.0})
     report.write_report(tmp_path, "python train.py --config.seed=5")
     text = (tmp_path / "report.md").read_text()
     finding = text.split("\n\n")[1]
@@ -66,7 +66,8 @@ def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
     assert "| 6 | 40.0 | 60.0 | 6,000 |" in text
     assert "best single evaluation was 999.0, by seed 5 at step 1,000" in text
     assert "The run took 0:06:00" in text
-    assert "| model fits and rollouts | 60.0 | 17% |" in text
+    assert "| model fits | 54.0 | 15% |\n| model rollouts | 6.0 | 2% |" in text
+    assert "flows" not in text
     assert "| policy updates | 240.0 | 67% |" in text
     assert "| metrics files, curve and the rest | 60.0 | 17% |" in text
     assert "environment steps |" not in text

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from agents.base import Stage
 from agents.registry import make_agent
 from experiment import loop, run_folder, seeds
 from experiment.interrupt import Interrupt
@@ -54,7 +55,8 @@ def train(run_seeds, learned=LEARNED, perturbed=None, agent=None):
             state, action = lifted.explore(state, observation)
             continue
         if (time - INITIAL) % lifted.refresh_every == 0:
-            state, _ = lifted.refresh(state)
+            for stage in lifted.refresh:
+                state, _ = stage.run(state)
         state, action, _ = lifted.step(state, transition, observation)
     return state
 
@@ -169,14 +171,14 @@ def test_the_old_state_is_given_up():
     calls = [
         lambda state: agent.explore(state, observation)[0],
         lambda state: agent.observe(state, transition),
-        lambda state: agent.refresh(state)[0],
+        *(lambda state, run=stage.run: run(state)[0] for stage in agent.refresh),
         lambda state: agent.step(state, transition, observation)[0],
     ]
     for call in calls:
         after = call(state)
         paths, _ = jax.tree_util.tree_flatten_with_path(state)
         kept = [jax.tree_util.keystr(path) for path, leaf in paths if not leaf.is_deleted()]
-        # a refresh overwrites these without reading them, so they are no input of its program
+        # a fit overwrites these without reading them, so they are no input of its program
         unread = (".model.normalizers", ".model.elites")
         assert not [name for name in kept if not name.startswith(unread)]
         state = after
@@ -187,6 +189,7 @@ def test_the_old_state_is_given_up():
 @pytest.mark.slow
 def test_a_run_traces_every_program_once(tmp_path, monkeypatch):
     traces = Counter()
+    names = ("init", "explore", "observe", "step", "act")
 
     def counted(name, function):
         def wrapper(*args):
@@ -197,8 +200,9 @@ def test_a_run_traces_every_program_once(tmp_path, monkeypatch):
 
     def counting_agent(config, spec):
         agent = make_agent(config, spec)
-        names = ("init", "explore", "observe", "step", "refresh", "act")
-        return agent._replace(**{name: counted(name, getattr(agent, name)) for name in names})
+        functions = {name: counted(name, getattr(agent, name)) for name in names}
+        stages = [Stage(name, counted(name, run)) for name, run in agent.refresh]
+        return agent._replace(**functions, refresh=tuple(stages))
 
     monkeypatch.setattr(loop, "make_agent", counting_agent)
     config = tiny.config("mbpo", num_seeds=2, eval_episodes=2)
@@ -210,7 +214,7 @@ def test_a_run_traces_every_program_once(tmp_path, monkeypatch):
     assert int(run._state.model_replay.size[0]) > 40
     assert max(run._actors.log()["episodes"]) > 5
     run_folder.close_run(tmp_path)
-    assert traces == dict.fromkeys(("init", "explore", "observe", "step", "refresh", "act"), 1)
+    assert traces == dict.fromkeys((*names, "model", "rollouts"), 1)
 
 
 def test_keys_depend_on_the_seed_alone():

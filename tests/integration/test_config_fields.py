@@ -89,7 +89,7 @@ def fingerprint(**changes):
     observation = jnp.zeros(4)
     programs = [
         jax.make_jaxpr(agent.init)(jax.random.key(0)),
-        jax.make_jaxpr(agent.refresh)(state),
+        *(jax.make_jaxpr(stage.run)(state) for stage in agent.refresh),
         jax.make_jaxpr(agent.step)(state, example_transition(4, 1), observation),
     ]
     text = "".join(f"{program} {program.consts}" for program in programs) + str(agent.refresh_every)

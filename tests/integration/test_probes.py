@@ -78,7 +78,8 @@ def train(algo, walk, termination, starts=(0,)):
             state, action = agent.explore(state, actors.observation)
             continue
         if agent.refresh and (time - INITIAL) % agent.refresh_every == 0:
-            state, _ = agent.refresh(state)
+            for stage in agent.refresh:
+                state, _ = stage.run(state)
         state, action, _ = agent.step(state, transition, actors.observation)
 
     critic = MLP(1, config.sac.hidden_width, config.sac.hidden_depth)

@@ -65,6 +65,10 @@ def assert_same_run(actual, expected):
         assert right[seed]["critic/loss"].notna().sum() == 12
         for name in kept:  # not one bit may differ
             np.testing.assert_array_equal(left[seed][name], right[seed][name], err_msg=name)
+    left, right = metrics.read_refreshes(actual), metrics.read_refreshes(expected)
+    for seed in (0, 1):
+        assert right[seed]["env_step"].tolist() == list(range(65, 1264, 50))
+        assert left[seed].equals(right[seed])
     config = tiny.config("mbpo", **SIZES)
     agent = seeds.lift(make_agent(config, envs.spec(config.env)), 2)
     found = [Checkpointer(w / "checkpoints").restore(agent.state_shape) for w in (actual, expected)]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import gymnasium
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -82,6 +83,20 @@ def spec(observation_size=3, action_size=1, termination=terminations.never):
     bounds = (1.0,) * action_size
     low = tuple(-bound for bound in bounds)
     return EnvSpec("Toy-v0", observation_size, action_size, low, bounds, termination, None)
+
+
+def refresh(agent, **jit_options):
+    """Returns `(state) -> (state, metrics)`, the compiled stages of a refresh in order."""
+    stages = [jax.jit(stage.run, **jit_options) for stage in agent.refresh]
+
+    def run(state):
+        metrics = {}
+        for stage in stages:
+            state, more = stage(state)
+            metrics |= more
+        return state, metrics
+
+    return run
 
 
 class Clock(gymnasium.Env):

@@ -11,14 +11,23 @@ import pytest
 
 from agents import mbpo as mbpo_agent
 from configs import mbpo
-from envs.spec import EnvSpec
 from experiment.configuration import resolve
-from models import normalizer, rollout
-from models.ensemble import Normalizers, Prediction, make_ensemble
-from models.fit import ModelState, make_fit
-from models.objectives import Parts
-from models.rollout import RolloutFilter, keep_all, make_rollout, rollout_length
-from replay import Transition, buffer, example_transition
+from models import rollout
+from models.fit import make_fit
+from models.rollout import RolloutFilter, keep_all, make_rollout, make_simulator, rollout_length
+from replay import WeightedTransition, buffer, example_transition
+from tests.integration import tiny
+from tests.models.toy import (
+    grid_of_states,
+    noisy_policy,
+    replay_of,
+    still_policy,
+    toy_config,
+    toy_model,
+    toy_parts,
+    toy_policy,
+    toy_spec,
+)
 
 HOPPER = (20_000, 150_000, 1, 15)
 ANT = (20_000, 100_000, 1, 25)
@@ -90,67 +99,14 @@ def test_accelerators_simulate_all_branches_together(monkeypatch):
     assert rollout.block_rows(100_000, 5) == 100_000
 
 
-# --- a toy world ---------------------------------------------------------------------------------
-
-
-def toy_config(starts=12, num_members=3, num_elites=2, deterministic=True, **fields):
-    config = mbpo.get_config("Hopper-v5")
-    config.model.update({"num_members": num_members, "num_elites": num_elites})
-    config.rollout.update({"starts": starts, "deterministic": deterministic})
-    config.update_from_flattened_dict(fields)
-    return resolve(config)
-
-
-def toy_spec(threshold=jnp.inf):
-    """States [2] whose episode ends where the first coordinate passes a threshold."""
-    return EnvSpec("Toy-v0", 2, 1, (-1.0,), (1.0,), lambda s, a, n: n[..., 0] > threshold, None)
-
-
-def toy_predict(params, normalizers, observation, action):
-    """Change = (delta + action, -state[1] / 2), reward = state[0]; the same variance everywhere."""
-    change = params["delta"][:, None, None] + action
-    mean = jnp.concatenate([change, -0.5 * observation[..., 1:], observation[..., :1]], axis=-1)
-    return Prediction(mean, jnp.broadcast_to(params["log_variance"][:, None, None], mean.shape))
-
-
-def toy_policy(policy, observation, key):
-    """Deterministic: a quarter of the second coordinate."""
-    return 0.25 * observation[..., 1:]
-
-
-def noisy_policy(policy, observation, key):
-    return jax.random.uniform(key, (*observation.shape[:-1], 1), minval=-1.0, maxval=1.0)
-
-
-def still_policy(policy, observation, key):
-    return jnp.zeros((*observation.shape[:-1], 1))
-
-
-def toy_model(deltas, elites, log_variance=-50.0):
-    count = len(deltas)
-    return ModelState(
-        params={"delta": jnp.float32(deltas), "log_variance": jnp.full(count, log_variance)},
-        normalizers=Normalizers(normalizer.identity(3), normalizer.identity(3)),
-        elites=jnp.asarray(elites, jnp.int32),
-        optimizer=(),
-        objective=(),
-    )
-
-
-def replay_of(observations):
-    observations = jnp.float32(observations)
-    n = len(observations)
-    zeros = jnp.zeros(n)
-    items = Transition(observations, jnp.zeros((n, 1)), zeros, observations, zeros, zeros)
-    return buffer.add_masked(buffer.init(n, example_transition(2, 1)), items, jnp.ones(n, bool))
+# --- refreshes of the toy world ------------------------------------------------------------------
 
 
 @functools.cache
 def generator(spec, policy, rollout_filter=None, block=None, **config):
     """The compiled `generate` of the toy world, in blocks of at most `block` rows if given."""
     config = toy_config(**config)
-    ensemble = make_ensemble(config, spec)._replace(predict=toy_predict)
-    parts = Parts(ensemble, spec, None, policy)
+    parts = toy_parts(config, spec, policy)
     if rollout_filter is None:
         rollout_filter = keep_all(config, parts)
     with pytest.MonkeyPatch.context() as patch:
@@ -160,9 +116,10 @@ def generator(spec, policy, rollout_filter=None, block=None, **config):
 
 
 NEVER_ENDS = toy_spec()
+EXAMPLE = WeightedTransition(example_transition(2, 1), jnp.zeros(()))
 
 
-def generate(
+def generate_weighted(
     model,
     replay,
     *,
@@ -174,15 +131,22 @@ def generate(
     rollout_filter=None,
     **config,
 ):
-    """One refresh; returns the model transitions, oldest first, and the metrics."""
+    """One refresh; returns the weighted model transitions, oldest first, and the metrics."""
     run = generator(spec, policy, rollout_filter, **config)
-    model_replay = buffer.init(capacity, example_transition(2, 1))
+    model_replay = buffer.init(capacity, EXAMPLE)
     arguments = (model, (), (), replay, model_replay, jnp.int32(length), jax.random.key(key))
     model_replay, metrics = run(*arguments)
     assert int(model_replay.size) < capacity  # nothing was overwritten, slots are in order of time
     items, _ = buffer.contents(model_replay)
     size = int(model_replay.size)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], items), metrics
+
+
+def generate(model, replay, **settings):
+    """One refresh that counts every transition once."""
+    items, metrics = generate_weighted(model, replay, **settings)
+    np.testing.assert_array_equal(items.weight, np.ones(len(items.weight)))
+    return items.transition, metrics
 
 
 def simulate(starts, delta, length, ends, keeps=lambda s: np.ones(len(s), bool)):
@@ -204,15 +168,6 @@ def as_rows(items):
     return np.concatenate([leaf.reshape(len(items.reward), -1) for leaf in items], axis=1)
 
 
-def sorted_rows(rows):
-    """Rows in an order of their own: within a step, rows are stored in a random one."""
-    return rows[np.lexsort(np.round(rows, 3).T)]
-
-
-def grid_of_states():
-    return np.stack([np.linspace(-1.0, 1.0, 30), np.linspace(-1.0, 1.5, 30)], axis=1)
-
-
 # --- what is written -----------------------------------------------------------------------------
 
 ENDS_AT_ONE = toy_spec(threshold=1.0)
@@ -228,7 +183,7 @@ def test_branches_follow_the_model_and_nothing_follows_a_terminal_row():
     ended = int(expected[:, -2].sum())
     assert 3 < ended < 12  # some branches end, some live on
     assert len(expected) < 60
-    np.testing.assert_allclose(sorted_rows(as_rows(items)), sorted_rows(expected), atol=1e-5)
+    np.testing.assert_allclose(as_rows(items), expected, atol=1e-5)
     assert int(metrics["rollout/transitions"]) == len(expected)
     np.testing.assert_allclose(metrics["rollout/kept_fraction"], len(expected) / 60, rtol=1e-6)
     np.testing.assert_allclose(metrics["rollout/terminated_fraction"], ended / 12, rtol=1e-6)
@@ -244,14 +199,13 @@ def test_no_state_after_the_end_is_the_start_of_a_row():
     np.testing.assert_array_equal(items.truncated, np.zeros(len(items.truncated)))
 
 
-def first_coordinate_below_half(state, transition, key):
-    return (transition.observation[..., 0] < 0.5).astype(jnp.float32)
+def first_coordinate_below_half(state, simulate, observation, steps_left, key):
+    weight = (observation[..., 0] < 0.5).astype(jnp.float32)
+    return simulate(observation, key), weight
 
 
 def test_a_filter_ends_branches_and_drops_what_it_rejects():
-    picky = RolloutFilter(
-        lambda key: (), lambda s, replay, model, context, key: (s, {}), first_coordinate_below_half
-    )
+    picky = RolloutFilter(lambda key: (), None, first_coordinate_below_half)
     items, metrics = generate(
         toy_model([-0.2] * 3, [0, 1]),
         replay_of(grid_of_states()),
@@ -267,8 +221,46 @@ def test_a_filter_ends_branches_and_drops_what_it_rejects():
     assert 12 < len(expected) < 60
     # without the rule "a branch ends", states that fall below one half again would come back
     assert (starts[:, 0] > 0.5).any()
-    np.testing.assert_allclose(sorted_rows(as_rows(items)), sorted_rows(expected), atol=1e-5)
+    np.testing.assert_allclose(as_rows(items), expected, atol=1e-5)
     assert float(metrics["rollout/terminated_fraction"]) == 0.0
+
+
+def weighed_by_the_state_and_the_steps_left(state, simulate, observation, steps_left, key):
+    weight = 2.0 + observation[..., 0] + 10.0 * steps_left
+    return simulate(observation, key), weight
+
+
+def test_a_filter_is_told_the_steps_left_and_its_weights_are_stored_with_the_transitions():
+    weighing = RolloutFilter(lambda key: (), None, weighed_by_the_state_and_the_steps_left)
+    items, _ = generate_weighted(
+        toy_model([0.0] * 3, [0, 1]),
+        replay_of(grid_of_states()),
+        length=3,
+        rollout_filter=weighing,
+    )
+    steps_left = np.repeat([3.0, 2.0, 1.0], 12)
+    expected = 2.0 + items.transition.observation[:, 0] + 10.0 * steps_left
+    np.testing.assert_allclose(items.weight, expected, rtol=1e-6)
+
+
+def another_first_step(state, simulate, observation, steps_left, key):
+    transition = simulate(observation + 100.0, key)
+    return transition, jnp.ones(transition.reward.shape)
+
+
+def test_a_filter_chooses_the_transition_from_which_the_branch_goes_on():
+    jumping = RolloutFilter(lambda key: (), None, another_first_step)
+    items, _ = generate(
+        toy_model([0.0] * 3, [0, 1]),
+        replay_of(np.zeros((4, 2))),
+        length=3,
+        rollout_filter=jumping,
+        policy=still_policy,
+    )
+    # s' = (s_0 + 100, (s_1 + 100) / 2) each time
+    np.testing.assert_allclose(
+        items.next_observation.reshape(3, 12, 2)[:, 0], [[100, 50], [200, 75], [300, 87.5]]
+    )
 
 
 def test_predictions_that_are_not_finite_end_a_branch_unseen():
@@ -328,6 +320,34 @@ def test_every_elite_predicts_an_equal_share_of_the_rows_in_every_step():
     assert abs(same / 300 - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 300)
 
 
+def test_a_simulated_row_is_the_step_of_its_own_state_whoever_predicts_it():
+    config, spec = toy_config(num_members=5, num_elites=3), toy_spec(threshold=1.0)
+    simulator = make_simulator(config, toy_parts(config, spec, toy_policy))
+    model = toy_model([10.0, 20.0, 30.0, 40.0, 50.0], [4, 0, 2])
+    state = np.random.default_rng(0).normal(size=(18, 2)).astype(np.float32)
+    state[:, 0] -= 30.0  # for the elites to reach the threshold never, every other time, and always
+    run = jax.jit(lambda state, key: simulator(model, ())(state, key))
+    dealt = set()
+    for seed in range(8):
+        transition = jax.tree.map(np.asarray, run(state, jax.random.key(seed)))
+        action = 0.25 * state[:, 1:]
+        np.testing.assert_array_equal(transition.observation, state)
+        np.testing.assert_allclose(transition.action, action, rtol=1e-6)
+        np.testing.assert_allclose(transition.reward, state[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(transition.next_observation[:, 1], 0.5 * state[:, 1], atol=1e-6)
+        delta = transition.next_observation[:, 0] - state[:, 0] - action[:, 0]
+        np.testing.assert_allclose(delta, np.rint(delta), atol=1e-4)
+        members, counts = np.unique(np.rint(delta), return_counts=True)
+        np.testing.assert_array_equal(members, [10.0, 30.0, 50.0])
+        np.testing.assert_array_equal(counts, [6, 6, 6])
+        ends = transition.next_observation[:, 0] > 1.0
+        assert 0 < ends.sum() < 18
+        np.testing.assert_array_equal(transition.terminated, ends)
+        np.testing.assert_array_equal(transition.truncated, np.zeros(18))
+        dealt.add(tuple(np.rint(delta)))
+    assert len(dealt) == 8
+
+
 def test_blocks_have_their_own_starts_and_assignments():
     items, metrics = generate(
         toy_model([1.0, 2.0, 3.0], [0, 2]),
@@ -342,12 +362,11 @@ def test_blocks_have_their_own_starts_and_assignments():
     np.testing.assert_array_equal((chosen == 3.0).sum(axis=2), np.full((4, 2), 8))
     starts = items.observation[:, 1].reshape(4, 2, 16)[:, 0]
     assert len({tuple(block) for block in starts}) == 4
-    # inside a block branches go on from where they were, in a new order
+    # inside a block every branch goes on from where it was, with members dealt out anew
     following = np.asarray(items.next_observation).reshape(4, 2, 16, 2)[:, 0]
     going_on = np.asarray(items.observation).reshape(4, 2, 16, 2)[:, 1]
-    for then, now in zip(following, going_on, strict=True):
-        np.testing.assert_array_equal(sorted(map(tuple, now)), sorted(map(tuple, then)))
-        assert (now != then).any()
+    np.testing.assert_array_equal(going_on, following)
+    assert len({tuple(step) for step in chosen.reshape(8, 16)}) == 8
 
 
 def test_actions_are_drawn_anew_in_every_step_and_block():
@@ -410,7 +429,7 @@ def test_sampling_adds_the_predicted_variance_to_every_target():
 def test_the_replay_of_another_seed_does_not_touch_the_rollouts():
     run = generator(NEVER_ENDS, noisy_policy, None, deterministic=False)
     model = toy_model([0.1, 0.2, 0.3], [0, 1], log_variance=0.0)
-    empty = buffer.init(60, example_transition(2, 1))
+    empty = buffer.init(60, EXAMPLE)
 
     def together(*replays):
         replay = jax.tree.map(lambda *leaves: jnp.stack(leaves), *replays)
@@ -447,7 +466,7 @@ def test_the_agents_model_replay_has_room_for_the_longest_rollouts(
     config.replay_capacity = 10
     agent = mbpo_agent.make_agent(resolve(config), toy_spec())
     state = jax.eval_shape(agent.init, jax.random.key(0))
-    assert state.model_replay.rows.shape == (expected, 2 + 1 + 1 + 2 + 1 + 1)
+    assert state.model_replay.rows.shape == (expected, 2 + 1 + 1 + 2 + 1 + 1 + 1)
 
 
 def fit_nothing(*arguments):
@@ -483,7 +502,7 @@ def small_agent():
         agent = mbpo_agent.make_agent(resolve(config), toy_spec())
     state = jax.jit(agent.init)(jax.random.key(0))
     real = replay_of(grid_of_states()[:20])
-    return state.replace(replay=real), jax.jit(agent.refresh), jax.jit(agent.step)
+    return state.replace(replay=real), tiny.refresh(agent), jax.jit(agent.step)
 
 
 @pytest.mark.parametrize(
@@ -517,20 +536,23 @@ def test_the_agent_learns_from_exactly_the_window(window):
     # The loss is NaN if and only if a row marked by NaN is among the 244 drawn of at most 24.
     state, _, step = small_agent()
     for marked_age in {window - 1, min(window, 23)}:
-        rows = jnp.zeros((24, 8)).at[23 - marked_age].set(jnp.nan)  # the last row is the newest
+        rows = jnp.zeros((24, 9)).at[:, 8].set(1.0)  # transitions of zeros, of weight 1
+        rows = rows.at[23 - marked_age].set(jnp.nan)  # the last row is the newest
         model_replay = state.model_replay.replace(rows=rows, size=jnp.int32(24))
         marked = state.replace(model_replay=model_replay, window=jnp.int32(window))
         _, _, metrics = step(marked, example_transition(2, 1), jnp.zeros(2))
         assert bool(jnp.isnan(metrics["critic/loss"])) == (marked_age < window)
 
 
-@pytest.mark.parametrize("function", ["refresh", "step"])
+@pytest.mark.parametrize("function", ["model", "rollouts", "step"])
 def test_the_agents_state_keeps_its_types_so_that_programs_are_compiled_once(function):
     config = toy_config(total_steps=110, replay_capacity=10, updates_per_step=1)
     agent = mbpo_agent.make_agent(config, toy_spec())
     state = jax.eval_shape(agent.init, jax.random.key(0))
-    if function == "refresh":
-        after, _ = jax.eval_shape(agent.refresh, state)
+    stages = dict(agent.refresh)
+    assert set(stages) == {"model", "rollouts"}
+    if function in stages:
+        after, _ = jax.eval_shape(stages[function], state)
     else:
         after, _, _ = jax.eval_shape(agent.step, state, example_transition(2, 1), jnp.zeros(2))
 

@@ -1,0 +1,23 @@
+"""CFG-MBPO: MBPO guided by coupled flows (docs/cf_mbpo.md).
+
+Usage:
+    python train.py --config=configs/cf_mbpo.py              InvertedPendulum-v5, two seeds together
+    python train.py --config=configs/cf_mbpo.py:Hopper-v5    any other environment, one seed
+    python train.py --config=configs/cf_mbpo.py --config.use_algo=discriminator   or reward, mbpo
+"""
+
+import ml_collections
+
+from configs import default
+
+DEMO_ENV = "InvertedPendulum-v5"
+
+
+def get_config(env: str = DEMO_ENV) -> ml_collections.ConfigDict:
+    """Returns the CFG-MBPO configuration for the environment id `env`."""
+    config = default.get_config(env)
+    config.algo = "cf_mbpo"
+    config.use_algo = "both"
+    if env == DEMO_ENV:
+        config.num_seeds = 2  # minutes on a laptop
+    return config
