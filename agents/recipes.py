@@ -10,7 +10,7 @@ class Recipe(NamedTuple):
       agent: module in `agents/` that composes the parts.
       objective: model training loss, a name in `models.objectives.OBJECTIVES`; `None` without a
         model.
-      filter: rollout filter, a name in `models.rollout.FILTERS`; `None` without model rollouts.
+      filter: rollout filter, a name in `agents.filters.FILTERS`; `None` without model rollouts.
     """
 
     agent: str

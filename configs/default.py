@@ -81,7 +81,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     )  # cap per fit; 0: none (the published stopping rule)
 
     config.rollout = rollout = ml_collections.ConfigDict()
-    rollout.filter = placeholder(str)  # which model rollouts to keep: a name in models/rollout.py
+    rollout.filter = placeholder(str)  # which model rollouts to keep: a name in agents/filters.py
     rollout.starts = placeholder(int)  # start states per refresh, drawn from the real replay
     rollout.schedule = placeholder(
         tuple

@@ -21,7 +21,7 @@ _RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
 
 # Weight of the flow reward beside the likelihood, by estimator. The first two were chosen by us
 # (docs/cf_mbpo.md); the loss of the last is divided by mean |Q|, as in TD3+BC and Plan to Predict.
-_RL_WEIGHTS: dict[str, float] = {"path": 10.0, "score": 10.0, "ac": 2.5}
+_RL_WEIGHTS: dict[str, float] = {"path": 30.0, "score": 30.0, "ac": 2.5}
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

@@ -28,6 +28,7 @@ from replay import ReplayState, Transition, buffer
 
 SMALLEST_RL_WEIGHT = 0.3  # where halving stops
 CHECK_EVERY = 10  # model steps between looks at the held-out open-loop error
+DIVERGED = 1e30  # a gradient norm that is not finite: the gate rejects the model, the run goes on
 PATIENCE = 5  # looks without a new lowest value before refinement stops
 
 ESTIMATORS: dict[str, Callable[[ConfigDict, EnvSpec], RLTerm]] = {
@@ -62,13 +63,13 @@ class Carry(NamedTuple):
     """What the steps of one refinement hand on."""
 
     params: chex.ArrayTree  # of the elites, leading axis K
-    optimizer: optax.OptState  # likewise
+    optimizer: optax.OptState
     flows: FlowState
     term: Any
     steps: chex.Array  # int32 [], model steps done
     lowest: chex.Array  # [], held-out open-loop error so far
     stale: chex.Array  # int32 [], looks since then
-    grad_norm: chex.Array  # [], of the RL term at the last step, mean over the elites
+    grad_norm: chex.Array  # [], of the RL loss at the last step, unclipped, mean over the elites
 
 
 def make_refinement(config: ConfigDict, parts: Parts, estimator: Estimator) -> Refinement:
@@ -115,7 +116,7 @@ def make_refinement(config: ConfigDict, parts: Parts, estimator: Estimator) -> R
             step,
             Carry(
                 params=elites,
-                optimizer=jax.vmap(_optimizer(config).init)(elites),
+                optimizer=optax.adam(hyper.refine_learning_rate).init(elites),
                 flows=flows,
                 term=state.term,
                 steps=zero,
@@ -126,22 +127,20 @@ def make_refinement(config: ConfigDict, parts: Parts, estimator: Estimator) -> R
         )
         after = open_loop_error(parts, model, done.params, real_test)
         accepted = (after[-1] <= (1.0 + hyper.gate_tolerance) * before[-1]) & real_test.valid.any()
-        refined, flows = jax.tree.map(
-            lambda new, old: jnp.where(accepted, new, old),
-            (with_elites(done.params), done.flows),
-            (model, flows),
-        )
+        refined, flows = _choose(accepted, (with_elites(done.params), done.flows), (model, flows))
+        # what the term has learned stays, even about a rejected model
+        term_state = _choose(_all_finite(done.term), done.term, state.term)
         halved = jnp.maximum(state.rl_weight / 2.0, min(SMALLEST_RL_WEIGHT, hyper.rl_weight))
         metrics = {
             "refine/accepted": accepted.astype(jnp.float32),
             "refine/rl_weight": state.rl_weight,
             "refine/steps": done.steps,
-            "refine/grad_norm": done.grad_norm,
+            "refine/grad_norm": jnp.nan_to_num(done.grad_norm, nan=DIVERGED, posinf=DIVERGED),
         }
         for k in range(hyper.horizon):
             metrics |= {f"refine/before_{k + 1}": before[k], f"refine/after_{k + 1}": after[k]}
         rl_weight = jnp.where(accepted, state.rl_weight, halved)
-        return RefinementState(rl_weight, done.term), flows, refined, metrics
+        return RefinementState(rl_weight, term_state), flows, refined, metrics
 
     return Refinement(init, refine)
 
@@ -149,10 +148,14 @@ def make_refinement(config: ConfigDict, parts: Parts, estimator: Estimator) -> R
 def _make_model_step(
     config: ConfigDict, parts: Parts, estimator: Estimator, term: RLTerm
 ) -> Callable[..., Carry]:
-    """Builds one outer iteration: flow steps on fresh rollouts, then one step of the model."""
+    """Builds one outer iteration: flow steps on fresh rollouts, then one step of the model.
+
+    The gradient of the reward is clipped for every elite before it is weighted: near a thin
+    manifold the log-ratio is so steep that it would drown the likelihood.
+    """
     hyper, num_elites = config.flow, config.model.num_elites
     anchor = mle.make(config, parts)
-    optimizer = _optimizer(config)
+    optimizer = optax.adam(hyper.refine_learning_rate)
     to_total = parts.ensemble.target_size / 2  # from twice the mean NLL to its sum over dimensions
 
     def model_step(
@@ -193,32 +196,39 @@ def _make_model_step(
         batch = _draw_batch(keys[4], replay, config)
 
         def rl(params: chex.ArrayTree) -> chex.Array:
-            return rl_weight * term.loss(params, term_state, world, starts, keys[5]).sum()
+            return term.loss(params, term_state, world, starts, keys[5]).sum()
 
         def likelihood(params: chex.ArrayTree) -> chex.Array:
             loss, _ = anchor.loss(params, (), batch, context, keys[6])
             return hyper.mle_weight * to_total * loss
 
         rl_grads = jax.grad(rl)(carry.params)
-        grads = jax.tree.map(jnp.add, jax.grad(likelihood)(carry.params), rl_grads)
-        updates, opt_state = jax.vmap(optimizer.update)(grads, carry.optimizer)
+        grad_norm = jax.vmap(optax.tree.norm)(rl_grads)
+        shrink = rl_weight / jnp.maximum(grad_norm / MAX_GRADIENT_NORM, 1.0)  # [K]
+        grads = jax.tree.map(
+            lambda g, rl: g + shrink.reshape(-1, *[1] * (rl.ndim - 1)) * rl,
+            jax.grad(likelihood)(carry.params),
+            rl_grads,
+        )
+        updates, opt_state = optimizer.update(grads, carry.optimizer)
         return carry._replace(
             params=optax.apply_updates(carry.params, updates),
             optimizer=opt_state,
             flows=flows,
             term=term_state,
             steps=carry.steps + 1,
-            grad_norm=jax.vmap(optax.tree.norm)(rl_grads).mean(),
+            grad_norm=grad_norm.mean(),
         )
 
     return model_step
 
 
-def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Of one member: members share nothing, not even the norm their gradients are clipped to."""
-    return optax.chain(
-        optax.clip_by_global_norm(MAX_GRADIENT_NORM), optax.adam(config.flow.refine_learning_rate)
-    )
+def _choose(condition: chex.Array, new: chex.ArrayTree, old: chex.ArrayTree) -> chex.ArrayTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def _all_finite(tree: chex.ArrayTree) -> chex.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _draw_starts(key: chex.PRNGKey, real: Segments, members: int, each: int) -> Starts:

@@ -117,8 +117,9 @@ def model_segments(simulate: Simulate, real: Segments, key: chex.PRNGKey) -> Seg
 
 def pool(z: chex.Array, valid: chex.Array) -> Pool:
     """Packs the valid rows of z [..., D] to the front."""
-    z, valid = z.reshape(-1, z.shape[-1]), valid.reshape(-1)
-    return Pool(z[jnp.argsort(~valid, stable=True)], valid.sum().astype(jnp.int32))
+    z, valid = z.reshape(-1, z.shape[-1]), valid.reshape(-1).astype(jnp.int32)
+    slot = jnp.where(valid, jnp.cumsum(valid) - 1, len(z))  # out of bounds: dropped by the scatter
+    return Pool(jnp.zeros_like(z).at[slot].set(z, mode="drop"), valid.sum())
 
 
 def _none_before(event: chex.Array) -> chex.Array:

@@ -4,10 +4,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from agents.recipes import RECIPES
-from configs import default, environments, mbpo, sac
+from configs import cf_mbpo, default, environments, mbpo, sac
 from envs import registry
 from errors import UserError
-from experiment import configuration, fields
+from experiment import checks, configuration, fields
 
 
 def given(env="Hopper-v5", **values):
@@ -69,6 +69,55 @@ def test_the_recipe_comes_before_the_environment():
     assert config.model.objective is None
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "flow_both"),
+        ({"use_algo": "both"}, "flow_both"),
+        ({"use_algo": "discriminator"}, "flow_discriminator"),
+        ({"use_algo": "reward"}, "flow_reward"),
+        ({"use_algo": "mbpo"}, "none"),
+        ({"use_algo": "reward", "rollout__filter": "none"}, "none"),
+    ],
+)
+def test_use_algo_chooses_the_rollout_filter_of_cf_mbpo(values, expected):
+    config = configuration.resolve(given(algo="cf_mbpo", **values))
+    configuration.validate(config)
+    assert config.use_algo == values.get("use_algo", "both")
+    assert config.rollout.filter == expected
+    assert config.model.objective == "mle"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, 10.0),
+        ({"flow__estimator": "path"}, 10.0),
+        ({"flow__estimator": "score"}, 10.0),
+        ({"flow__estimator": "ac"}, 2.5),
+        ({"flow__estimator": "ac", "flow__rl_weight": 0.5}, 0.5),
+        ({"flow__rl_weight": 0.0}, 0.0),
+    ],
+)
+def test_the_weight_of_the_flow_reward_depends_on_the_estimator(values, expected):
+    assert configuration.resolve(given(algo="cf_mbpo", **values)).flow.rl_weight == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"algo": "cf_mbpo"}, True),
+        ({"algo": "cf_mbpo", "use_algo": "mbpo"}, True),
+        ({"algo": "mbpo"}, False),
+        ({"algo": "sac"}, False),
+        ({"algo": "cf_mbpo", "model__normalize_targets": False}, False),
+        ({"algo": "mbpo", "model__normalize_targets": True}, True),
+    ],
+)
+def test_targets_are_normalized_by_default_for_cf_mbpo_alone(values, expected):
+    assert configuration.resolve(given(**values)).model.normalize_targets is expected
+
+
 def test_resolving_leaves_its_argument_alone_and_is_idempotent():
     config = given()
     before = copy.deepcopy(config)
@@ -92,9 +141,13 @@ def test_a_configuration_read_from_json_resolves():
 def test_every_preset_fills_every_field_of_every_environment(env, preset, algo):
     config = configuration.resolve(given(env, preset=preset, algo=algo))
     configuration.validate(config)
-    assert [name for name in leaves(config) if fields.get(config, name) is None] == (
-        ["model.objective", "rollout.filter"] if algo == "sac" else []
-    )
+    unused = {
+        "sac": ["model.objective", "rollout.filter", "use_algo"],
+        "mbpo": ["use_algo"],
+        "cf_mbpo": [],
+    }
+    empty = [name for name in leaves(config) if fields.get(config, name) is None]
+    assert empty == unused[algo]
 
 
 def leaves(config, prefix=""):
@@ -117,8 +170,7 @@ def test_constants_have_the_types_of_the_schema(preset):
 
 
 @pytest.mark.parametrize("preset", environments.PRESETS)
-@pytest.mark.parametrize("algo", ["sac", "mbpo"])
-def test_an_environment_outside_the_table_gets_one_step_rollouts(preset, algo):
+def test_an_environment_outside_the_table_gets_one_step_rollouts(preset):
     table = environments.constants("my_package.envs:Corridor-v0", preset)
     assert table["rollout.schedule"][2:] == (1, 1)
 
@@ -137,7 +189,7 @@ def test_family(env_id, family):
     assert environments.family(env_id) == family
 
 
-@pytest.mark.parametrize("module", [mbpo, sac])
+@pytest.mark.parametrize("module", [cf_mbpo, mbpo, sac])
 def test_the_demo_trains_two_seeds_and_other_environments_one(module):
     assert module.get_config().env == "InvertedPendulum-v5"
     assert module.get_config().num_seeds == 2
@@ -191,6 +243,88 @@ def test_a_mistake_is_reported_once_with_its_fix(values, expected):
     assert "problems in the configuration" not in message
     for part in expected:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"use_algo": "filter"}, "Allowed: mbpo, discriminator, reward, both."),
+        ({"use_algo": "discriminater"}, "Did you mean discriminator?"),
+        (
+            {"rollout__filter": "flow"},
+            "Allowed: none, flow_discriminator, flow_reward, flow_both.",
+        ),
+        ({"flow__inputs": "sasr"}, "Allowed: sa, sar, sas, sars."),
+        ({"flow__kind": "realnvp"}, "Allowed: affine, spline."),
+        ({"flow__smoothing_form": "uniform"}, "Allowed: gaussian, multiplicative."),
+        ({"flow__score_form": "clip"}, "Allowed: asinh, tanh."),
+        ({"flow__rule": "drop"}, "Allowed: filter, plan, weight."),
+        ({"flow__estimator": "sac"}, "Allowed: path, score, ac."),
+        ({"flow__num_starts": 1002}, "model.num_elites=5: use 1005."),
+        ({"flow__min_kept": 0.0}, "not a fraction in (0, 1]"),
+        ({"flow__min_kept": 1.5}, "not a fraction in (0, 1]"),
+        ({"flow__discount": 0.0}, "not in (0, 1]"),
+        ({"flow__discount": 1.01}, "not in (0, 1]"),
+        ({"flow__squash": (2.0,)}, "two positive numbers"),
+        ({"flow__squash": (2.0, 0.0)}, "two positive numbers"),
+        ({"flow__squash": (2.0, float("inf"))}, "two positive numbers"),
+        ({"flow__squash": (2.0, True)}, "two positive numbers"),
+        ({"flow__warmup_steps": (1000,)}, "two whole numbers"),
+        ({"flow__warmup_steps": (1000, -1)}, "two whole numbers"),
+        ({"flow__warmup_steps": (1000, 0.5)}, "two whole numbers"),
+        ({"flow__estimator": "ac", "flow__inputs": "sar"}, "--config.flow.inputs=sar"),
+        ({"flow__estimator": "ac", "flow__inputs": "sa"}, "use sas or sars"),
+        ({"flow__conditional": True, "flow__inputs": "sa"}, "use sar, sas or sars"),
+        ({"flow__horizon": 0}, "use 1 or more"),
+        ({"flow__recency": 99}, "use 100 or more"),
+        ({"flow__recency": 0}, "use 1 or more"),
+        ({"flow__num_steps": -1}, "use 0 or more"),
+        ({"flow__refine_steps": -1}, "use 0 or more"),
+        ({"flow__flow_steps_per_refinement": -1}, "use 0 or more"),
+        ({"flow__num_layers": 0}, "use 1 or more"),
+        ({"flow__num_candidates": 0}, "use 1 or more"),
+        ({"flow__lookahead": 0}, "use 1 or more"),
+        ({"flow__score_cap": 0.0}, "has to be a positive number"),
+        ({"flow__learning_rate": 0.0}, "has to be a positive number"),
+        ({"flow__warmup_learning_rate": 0.0}, "has to be a positive number"),
+        ({"flow__refine_learning_rate": 0.0}, "has to be a positive number"),
+        ({"flow__max_weight": 0.0}, "has to be a positive number"),
+        ({"flow__smoothing": -0.1}, "has to be zero or positive"),
+        ({"flow__dv_weight": -1.0}, "has to be zero or positive"),
+        ({"flow__nll_weight": float("nan")}, "has to be zero or positive"),
+        ({"flow__rl_weight": -1.0}, "has to be zero or positive"),
+        ({"flow__mle_weight": -1.0}, "has to be zero or positive"),
+        ({"flow__min_divergence": -1.0}, "has to be zero or positive"),
+        ({"flow__gate_tolerance": float("inf")}, "has to be zero or positive"),
+    ],
+    ids=str,
+)
+def test_a_mistake_about_the_flows_is_refused_by_cf_mbpo_and_ignored_by_the_others(
+    values, expected
+):
+    message = problems(algo="cf_mbpo", **values)
+    for name, value in values.items():
+        assert f"--config.{name.replace('__', '.')}={value}" in message
+    assert expected in message
+    if any(name.startswith("flow") for name in values):
+        for ignoring in ({"algo": "mbpo"}, {"algo": "cf_mbpo", "use_algo": "mbpo"}):
+            configuration.validate(configuration.resolve(given(**ignoring, **values)))
+
+
+def test_the_first_segments_need_twenty_horizons_of_every_store():
+    fits = {"initial_steps": 1000, "replay_capacity": 1000, "flow__recency": 1000}
+    fits |= {"algo": "cf_mbpo", "flow__horizon": 50}
+    configuration.validate(configuration.resolve(given(**fits)))
+    message = problems(**fits | {"initial_steps": 999, "replay_capacity": 999})
+    for part in ("2 problems", "initial_steps=999", "replay_capacity=999", "use 1000 or more"):
+        assert part in message
+
+
+@pytest.mark.parametrize("algo", ["mbpo", "sac"])
+def test_use_algo_is_refused_where_it_means_nothing(algo):
+    message = problems(algo=algo, use_algo="both")
+    assert f"--config.use_algo=both means nothing to --config.algo={algo}" in message
+    assert "--config.algo=cf_mbpo" in message
 
 
 def test_all_mistakes_are_reported_together():

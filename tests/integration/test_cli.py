@@ -63,6 +63,10 @@ def stubbed(*arguments):
         (["--wrkdir=here"], ["wrkdir", "workdir"]),
         (["total_steps=5"], ["total_steps=5", "every setting is a flag"]),
         (["--config.algo=mpbo"], ["--config.algo=mpbo", "Did you mean mbpo?"]),
+        (
+            ["--config=configs/cf_mbpo.py", "--config.use_algo=foo"],
+            ["--config.use_algo=foo", "Allowed: mbpo, discriminator, reward, both."],
+        ),
         (["--config=configs/mbpo.py:Hopper-v2"], ["Hopper-v2", "Hopper-v5"]),
         (["--config.total_steps=-1", "--config.discount=2"], ["2 problems", "discount=2.0"]),
     ],

@@ -1,5 +1,6 @@
 """Every field of the configuration reaches the compiled programs, or is the driver's alone."""
 
+import functools
 import hashlib
 
 import jax
@@ -26,7 +27,6 @@ DRIVER_ONLY = {
     "logging.wandb": "where to write",
     "logging.wandb_project": "where to write",
     "model.objective": "one implementation so far",
-    "rollout.filter": "one implementation so far",
 }
 OTHER = {
     "total_steps": 700,
@@ -71,6 +71,48 @@ OTHER = {
     "rollout.deterministic": True,
     "rollout.real_ratio": 0.75,
 }
+OTHER_FLOW = {
+    "use_algo": "reward",
+    "rollout.filter": "flow_discriminator",
+    "flow.inputs": "sas",
+    "flow.conditional": True,
+    "flow.horizon": 2,
+    "flow.num_starts": 40,
+    "flow.recency": 100,
+    "flow.kind": "spline",
+    "flow.num_layers": 3,
+    "flow.hidden_width": 9,
+    "flow.hidden_depth": 1,
+    "flow.squash": (1.0, 1.0),
+    "flow.score_form": "tanh",
+    "flow.score_cap": 5.0,
+    "flow.dv_weight": 0.5,
+    "flow.nll_weight": 0.5,
+    "flow.smoothing": 0.2,
+    "flow.smoothing_form": "multiplicative",
+    "flow.warmup_steps": (2, 4),
+    "flow.warmup_learning_rate": 1e-2,
+    "flow.learning_rate": 1e-4,
+    "flow.num_steps": 3,
+    "flow.batch_size": 24,
+    "flow.discount": 0.9,
+    "flow.rule": "weight",
+    "flow.min_kept": 0.7,
+    "flow.min_divergence": 0.1,
+    "flow.max_weight": 3.0,
+    "flow.num_candidates": 2,
+    "flow.lookahead": 2,
+    "flow.estimator": "score",
+    "flow.rl_weight": 3.0,
+    "flow.mle_weight": 2.0,
+    "flow.refine_steps": 3,
+    "flow.refine_starts": 8,
+    "flow.refine_learning_rate": 1e-4,
+    "flow.flow_steps_per_refinement": 2,
+    "flow.gate_tolerance": 0.1,
+}
+# The rule under which a field matters, if not under the default.
+RULE = {"flow.num_candidates": "plan", "flow.lookahead": "plan"}
 
 
 def fields(config, prefix=""):
@@ -81,11 +123,16 @@ def fields(config, prefix=""):
             yield prefix + name
 
 
+def make(algo, changes):
+    """Returns the agent with some fields changed, and the shapes of its state."""
+    config = tiny.config(algo, ENV, **{name.replace(".", "__"): v for name, v in changes.items()})
+    agent = make_agent(config, envs.spec(ENV))
+    return agent, jax.eval_shape(agent.init, jax.random.key(0))
+
+
 def fingerprint(**changes):
     """Returns a hash of all programs of the MBPO agent, with the constants they close over."""
-    config = tiny.config("mbpo", ENV, **{name.replace(".", "__"): v for name, v in changes.items()})
-    agent = make_agent(config, envs.spec(ENV))
-    state = jax.eval_shape(agent.init, jax.random.key(0))
+    agent, state = make("mbpo", changes)
     observation = jnp.zeros(4)
     programs = [
         jax.make_jaxpr(agent.init)(jax.random.key(0)),
@@ -96,6 +143,26 @@ def fingerprint(**changes):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def flow_programs(**changes):
+    """Yields the programs of the CFG-MBPO agent that contain flows, those soonest traced first."""
+    agent, state = make("cf_mbpo", changes)
+    stages = {stage.name: stage.run for stage in agent.refresh}
+    for function, argument in (
+        (agent.init, jax.random.key(0)),
+        (stages["rollouts"], state),
+        (stages["flows"], state),
+    ):
+        program = jax.make_jaxpr(function)(argument)
+        yield f"{program} {program.consts}"
+
+
+@functools.cache
+def unchanged_flow_programs(rule):
+    first, second = (list(flow_programs(**{"flow.rule": rule})) for _ in range(2))
+    assert first == second, "the programs of one configuration do not read the same twice"
+    return first
+
+
 @pytest.fixture(scope="module")
 def unchanged():
     first = fingerprint()
@@ -104,10 +171,19 @@ def unchanged():
 
 
 def test_every_field_is_in_one_of_the_two_lists():
-    assert sorted(fields(default.get_config())) == sorted(DRIVER_ONLY | OTHER)
+    assert sorted(fields(default.get_config())) == sorted(DRIVER_ONLY | OTHER | OTHER_FLOW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER)
 def test_changing_a_field_changes_a_compiled_program(unchanged, name):
     assert fingerprint(**{name: OTHER[name]}) != unchanged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_FLOW)
+def test_changing_a_field_of_the_flows_changes_a_compiled_program(name):
+    rule = RULE.get(name, "filter")
+    changed = flow_programs(**{"flow.rule": rule, name: OTHER_FLOW[name]})
+    pairs = zip(changed, unchanged_flow_programs(rule), strict=False)
+    assert any(now != before for now, before in pairs)  # stops tracing at the first difference

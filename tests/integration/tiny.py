@@ -39,6 +39,17 @@ SIZES = {
     "rollout.schedule": (50, 250, 1, 3),
     "rollout.retain_steps": 100,
     "rollout.real_ratio": 0.25,
+    "flow.horizon": 3,
+    "flow.num_starts": 20,
+    "flow.recency": 1000,
+    "flow.num_layers": 2,
+    "flow.hidden_width": 8,
+    "flow.warmup_steps": (4, 2),
+    "flow.num_steps": 2,
+    "flow.batch_size": 16,
+    "flow.refine_steps": 2,
+    "flow.refine_starts": 4,
+    "flow.flow_steps_per_refinement": 1,
     "logging.tensorboard": False,
 }
 
