@@ -129,7 +129,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     flow.mle_weight = 1.0  # of the likelihood that anchors the refinement
     flow.refine_steps = 100  # most model steps per refresh
     flow.refine_starts = 128  # rollouts per elite and model step
-    flow.refine_learning_rate = 1e-3
+    flow.refine_learning_rate = 3e-4
     flow.flow_steps_per_refinement = 5  # flow steps before each model step
     flow.gate_tolerance = 0.02  # relative growth of the held-out open-loop error that passes
 

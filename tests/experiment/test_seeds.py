@@ -61,13 +61,9 @@ def train(run_seeds, learned=LEARNED, perturbed=None, agent=None):
     return state
 
 
-def lift(num_seeds):
-    return seeds.lift(
-        make_agent(
-            tiny.config("mbpo", num_seeds=num_seeds, rollout__schedule=(0, 40, 1, 3)), tiny.spec()
-        ),
-        num_seeds,
-    )
+def lift(num_seeds, algo="mbpo"):
+    config = tiny.config(algo, num_seeds=num_seeds, rollout__schedule=(0, 40, 1, 3))
+    return seeds.lift(make_agent(config, tiny.spec()), num_seeds)
 
 
 def seed_leaves(state, place):
@@ -121,6 +117,28 @@ def test_a_seed_among_others_equals_the_seed_on_its_own(alone, num_seeds):
     assert differences(together, 0, together, 1)[".replay.rows"] > 0.1
 
 
+@pytest.fixture(scope="module")
+def two_with_flows():
+    return lift(2, "cf_mbpo")
+
+
+@pytest.mark.slow
+def test_a_seed_with_flows_equals_the_seed_on_its_own(two_with_flows):
+    learned = 10  # one refresh
+    single = lift(1, "cf_mbpo")
+    together = train([0, 1], learned, agent=two_with_flows)
+    untrained = two_with_flows.init([0, 1])
+    for k in (0, 1):
+        alone = train([k], learned, agent=single)
+        assert int(alone.filter.flows.joint.steps[0]) == 6 + 2  # warm-up and refinement
+        far = {n: d for n, d in differences(together, k, alone, 0).items() if d > 1e-5}
+        assert not far, f"seed {k}"
+        moved = differences(together, k, untrained, k)
+        for part in (".filter.flows.joint.model", ".filter.flows.joint.real", ".model.params"):
+            assert any(n.startswith(part) and d > 1e-3 for n, d in moved.items()), part
+    assert any(n.startswith(".filter.flows.joint.") for n in differences(together, 0, together, 1))
+
+
 @pytest.mark.slow
 def test_vectorised_seeds_equal_seeds_on_their_own(alone, monkeypatch):
     # The program that accelerators run, here on the CPU, where it sums in another order.
@@ -156,6 +174,16 @@ def test_what_happens_to_one_seed_leaves_another_bit_identical(num_seeds):
         assert any(name.startswith(part) for name in changed), part
 
 
+@pytest.mark.slow
+def test_what_happens_to_one_seed_leaves_the_flows_of_another_bit_identical(two_with_flows):
+    plain = train([0, 1], 60, agent=two_with_flows)  # two refreshes
+    shifted = train([0, 1], 60, perturbed=1, agent=two_with_flows)
+    assert not differences(plain, 0, shifted, 0)
+    changed = differences(plain, 1, shifted, 1)
+    for part in (".filter.flows.joint.", ".filter.flows.normalizer.", ".model.params"):
+        assert any(name.startswith(part) for name in changed), part
+
+
 def test_the_old_state_is_given_up():
     agent = lift(2)
     state = agent.init([0, 1])
@@ -187,7 +215,11 @@ def test_the_old_state_is_given_up():
 
 
 @pytest.mark.slow
-def test_a_run_traces_every_program_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("algo", "stages"),
+    [("mbpo", ("model", "rollouts")), ("cf_mbpo", ("model", "flows", "rollouts"))],
+)
+def test_a_run_traces_every_program_once(tmp_path, monkeypatch, algo, stages):
     traces = Counter()
     names = ("init", "explore", "observe", "step", "act")
 
@@ -205,7 +237,7 @@ def test_a_run_traces_every_program_once(tmp_path, monkeypatch):
         return agent._replace(**functions, refresh=tuple(stages))
 
     monkeypatch.setattr(loop, "make_agent", counting_agent)
-    config = tiny.config("mbpo", num_seeds=2, eval_episodes=2)
+    config = tiny.config(algo, num_seeds=2, eval_episodes=2)
     run_folder.open_run(tmp_path, config.to_dict(), {})
     run = loop.Run(config, tmp_path)
     run.train(Interrupt())
@@ -214,7 +246,10 @@ def test_a_run_traces_every_program_once(tmp_path, monkeypatch):
     assert int(run._state.model_replay.size[0]) > 40
     assert max(run._actors.log()["episodes"]) > 5
     run_folder.close_run(tmp_path)
-    assert traces == dict.fromkeys((*names, "model", "rollouts"), 1)
+    assert traces == dict.fromkeys((*names, *stages), 1)
+    if algo == "cf_mbpo":
+        flows = run._state.filter.flows
+        assert (flows.joint.steps >= 6 + 7 * 2).all()  # a warm-up and seven later refreshes
 
 
 def test_keys_depend_on_the_seed_alone():

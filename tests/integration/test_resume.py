@@ -1,6 +1,7 @@
 """A run that is killed and started again with the same command ends like one that is not."""
 
 import random
+import re
 import signal
 import subprocess
 import time
@@ -15,14 +16,28 @@ from experiment import metrics, seeds
 from experiment.checkpoint import Checkpointer
 from tests.integration import tiny
 
-SIZES = {"num_seeds": 2, "total_steps": 1264, "updates_per_step": 1}
-FLAGS = [f"--config={tiny.REPOSITORY / 'configs' / 'mbpo.py'}", *tiny.flags(**SIZES)]
+SETTINGS = {
+    "mbpo": {"num_seeds": 2, "total_steps": 1264, "updates_per_step": 1},
+    "cf_mbpo": {  # all parts of the state of flows and refinement
+        "num_seeds": 2,
+        "total_steps": 764,
+        "updates_per_step": 1,
+        "flow.conditional": True,
+        "flow.estimator": "ac",
+        "flow.gate_tolerance": 0.0,
+    },
+}
 LAST_SECONDS = 120  # a process that gets nowhere for this long has failed
 
 
-def start(workdir):
+def arguments(algo, workdir):
+    path = tiny.REPOSITORY / "configs" / f"{algo}.py"
+    return [f"--config={path}", *tiny.flags(**SETTINGS[algo]), f"--workdir={workdir}"]
+
+
+def start(workdir, algo="mbpo"):
     return subprocess.Popen(
-        tiny.command(*FLAGS, f"--workdir={workdir}"),
+        tiny.command(*arguments(algo, workdir)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         **tiny.process_options(),
@@ -48,32 +63,40 @@ def interrupt(process, number):
     return output
 
 
+def finish(workdir, algo="mbpo"):
+    """Runs to the end, from wherever the run in the folder is; returns what was printed."""
+    result = tiny.train(*arguments(algo, workdir))
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    result = tiny.train(*FLAGS, f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
+    finish(workdir)
     return workdir
 
 
-def assert_same_run(actual, expected):
+def assert_same_run(actual, expected, algo="mbpo"):
+    """Asserts equality, bit by bit, of what both runs recorded; returns their final state."""
+    config = tiny.config(algo, **SETTINGS[algo])
+    epochs = list(range(64, config.total_steps + 1, 100))
     left, right = metrics.read(actual), metrics.read(expected)
     assert list(left) == list(right) == [0, 1]
     for seed in left:
         kept = [n for n in right[seed] if n != "wall_clock" and not n.startswith("time/")]
-        assert right[seed]["env_step"].tolist() == [64 + 100 * n for n in range(13)]
-        assert right[seed]["critic/loss"].notna().sum() == 12
+        assert right[seed]["env_step"].tolist() == epochs
+        assert right[seed]["critic/loss"].notna().sum() == len(epochs) - 1
         for name in kept:  # not one bit may differ
             np.testing.assert_array_equal(left[seed][name], right[seed][name], err_msg=name)
     left, right = metrics.read_refreshes(actual), metrics.read_refreshes(expected)
     for seed in (0, 1):
-        assert right[seed]["env_step"].tolist() == list(range(65, 1264, 50))
+        assert right[seed]["env_step"].tolist() == list(range(65, config.total_steps, 50))
         assert left[seed].equals(right[seed])
-    config = tiny.config("mbpo", **SIZES)
     agent = seeds.lift(make_agent(config, envs.spec(config.env)), 2)
     found = [Checkpointer(w / "checkpoints").restore(agent.state_shape) for w in (actual, expected)]
     (step, state, driver), (_, other_state, other_driver) = found
-    assert step == 1264
+    assert step == config.total_steps
     paths, _ = jax.tree_util.tree_flatten_with_path(state)
     for (path, leaf), other in zip(paths, jax.tree.leaves(other_state), strict=True):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -82,6 +105,7 @@ def assert_same_run(actual, expected):
     assert driver.keys() == other_driver.keys()
     for name in driver.keys() - {"wall_clock"}:
         np.testing.assert_array_equal(driver[name], other_driver[name], err_msg=name)
+    return state
 
 
 @pytest.mark.slow
@@ -115,11 +139,31 @@ def test_a_run_killed_three_times_equals_one_that_was_not(undisturbed, tmp_path)
     assert process.returncode == -signal.SIGKILL
     assert "Resuming at step" in output
 
-    result = tiny.train(*FLAGS, f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
-    assert "Resuming at step" in result.stdout
+    assert "Resuming at step" in finish(workdir)
     assert not list(checkpoints.glob("tmp_*"))
     assert_same_run(workdir, undisturbed)
+
+
+@pytest.mark.slow
+def test_flows_and_refinement_survive_a_kill(tmp_path):
+    undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "run"
+    finish(undisturbed, "cf_mbpo")
+    process = start(workdir, "cf_mbpo")
+    wait_until(lambda: rows(workdir) >= 4, process)  # the second checkpoint with flows is written
+    interrupt(process, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+    resumed_at = int(re.search(r"Resuming at step (\d+)", finish(workdir, "cf_mbpo"))[1])
+    assert 264 <= resumed_at < 764
+    state = assert_same_run(workdir, undisturbed, "cf_mbpo")
+    paths, _ = jax.tree_util.tree_flatten_with_path(state.filter)
+    names = [jax.tree_util.keystr(path) for path, _ in paths]
+    for part in (".flows.joint.", ".flows.marginal.", ".flows.normalizer.", ".refinement.term."):
+        assert any(name.startswith(part) for name in names), part
+    assert np.isfinite(state.filter.mean_weight).all()
+    table = metrics.read_refreshes(workdir)[0]
+    assert set(table["refine/accepted"]) == {0.0, 1.0}
+    assert state.filter.refinement.rl_weight[0] < 2.5  # halved when the gate closed
 
 
 @pytest.mark.slow
@@ -133,8 +177,7 @@ def test_ctrl_c_says_how_to_continue_and_that_works(undisturbed, tmp_path):
     assert "Interrupted. Continue from the last checkpoint with\n  python " in output
     assert output.rstrip().endswith(f"--workdir={workdir}")
 
-    result = tiny.train(*FLAGS, f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
+    finish(workdir)
     assert_same_run(workdir, undisturbed)
 
 
