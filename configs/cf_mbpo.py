@@ -20,4 +20,5 @@ def get_config(env: str = DEMO_ENV) -> ml_collections.ConfigDict:
     config.use_algo = "both"
     if env == DEMO_ENV:
         config.num_seeds = 2  # minutes on a laptop
+        config.flow.refine_steps = 50
     return config

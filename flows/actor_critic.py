@@ -2,7 +2,7 @@
 
 The model is the actor of the rollout MDP (see `flows.gradients`), twin critics Q(u, v) bootstrap
 its return, and the actor follows the gradient of the smaller one. There is no entropy bonus: it
-would pay the model for inflating its variance.
+would pay the model for inflating its variance. The members of the ensemble share the critics.
 """
 
 import chex

@@ -21,13 +21,13 @@ from flows import actor_critic, gradients
 from flows.estimator import MAX_GRADIENT_NORM, Estimator, FlowState
 from flows.evaluation import open_loop_error
 from flows.gradients import RLTerm, Starts, World
-from flows.segments import Segments, pool, slots
+from flows.segments import Pool, Segments, pool, slots
 from models.fit import ModelState
 from models.objectives import Context, Parts, mle
 from replay import ReplayState, Transition, buffer
 
 SMALLEST_RL_WEIGHT = 0.3  # where halving stops
-CHECK_EVERY = 10  # model steps between looks at the held-out open-loop error
+LOOK_EVERY = 10  # model steps between looks at the held-out open-loop error
 DIVERGED = 1e30  # a gradient norm that is not finite: the gate rejects the model, the run goes on
 PATIENCE = 5  # looks without a new lowest value before refinement stops
 
@@ -67,7 +67,8 @@ class Carry(NamedTuple):
     flows: FlowState
     term: Any
     steps: chex.Array  # int32 [], model steps done
-    lowest: chex.Array  # [], held-out open-loop error so far
+    best: tuple[chex.ArrayTree, FlowState]  # params and flows at the look with the lowest error
+    lowest: chex.Array  # [], held-out open-loop error there
     stale: chex.Array  # int32 [], looks since then
     grad_norm: chex.Array  # [], of the RL loss at the last step, unclipped, mean over the elites
 
@@ -93,6 +94,7 @@ def make_refinement(config: ConfigDict, parts: Parts, estimator: Estimator) -> R
     ) -> tuple[RefinementState, FlowState, ModelState, dict[str, chex.Array]]:
         elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
         before = open_loop_error(parts, model, elites, real_test)
+        real_pool = pool(estimator.inputs(flows, real.transition), real.valid)
 
         def with_elites(params: chex.ArrayTree) -> ModelState:
             merged = jax.tree.map(
@@ -102,13 +104,18 @@ def make_refinement(config: ConfigDict, parts: Parts, estimator: Estimator) -> R
 
         def look(carry: Carry) -> Carry:
             error = open_loop_error(parts, model, carry.params, real_test)[-1]
-            stale = jnp.where(error < carry.lowest, 0, carry.stale + 1)
-            return carry._replace(lowest=jnp.minimum(error, carry.lowest), stale=stale)
+            fell = error < carry.lowest
+            return carry._replace(
+                best=_choose(fell, (carry.params, carry.flows), carry.best),
+                lowest=jnp.minimum(error, carry.lowest),
+                stale=jnp.where(fell, 0, carry.stale + 1),
+            )
 
         def step(carry: Carry) -> Carry:
             step_key = jax.random.fold_in(key, carry.steps)
-            carry = model_step(carry, state.rl_weight, context, replay, real, step_key)
-            return jax.lax.cond(carry.steps % CHECK_EVERY == 0, look, lambda same: same, carry)
+            carry = model_step(carry, state.rl_weight, context, replay, real, real_pool, step_key)
+            due = (carry.steps % LOOK_EVERY == 0) | (carry.steps == hyper.refine_steps)
+            return jax.lax.cond(due, look, lambda same: same, carry)
 
         zero = jnp.zeros((), jnp.int32)
         done = jax.lax.while_loop(
@@ -120,14 +127,16 @@ def make_refinement(config: ConfigDict, parts: Parts, estimator: Estimator) -> R
                 flows=flows,
                 term=state.term,
                 steps=zero,
-                lowest=before[-1],
+                best=(elites, flows),
+                lowest=jnp.full((), jnp.inf, jnp.float32),
                 stale=zero,
                 grad_norm=jnp.zeros(()),
             ),
         )
-        after = open_loop_error(parts, model, done.params, real_test)
+        best_params, best_flows = done.best
+        after = open_loop_error(parts, model, best_params, real_test)
         accepted = (after[-1] <= (1.0 + hyper.gate_tolerance) * before[-1]) & real_test.valid.any()
-        refined, flows = _choose(accepted, (with_elites(done.params), done.flows), (model, flows))
+        refined, flows = _choose(accepted, (with_elites(best_params), best_flows), (model, flows))
         # what the term has learned stays, even about a rejected model
         term_state = _choose(_all_finite(done.term), done.term, state.term)
         halved = jnp.maximum(state.rl_weight / 2.0, min(SMALLEST_RL_WEIGHT, hyper.rl_weight))
@@ -164,6 +173,7 @@ def _make_model_step(
         context: Context,
         replay: ReplayState,
         real: Segments,
+        real_pool: Pool,
         key: chex.PRNGKey,
     ) -> Carry:
         keys = jax.random.split(key, 7)
@@ -187,7 +197,7 @@ def _make_model_step(
         flows, _ = estimator.train(
             carry.flows,
             pool(world.inputs(fresh.transition), fresh.valid),
-            pool(world.inputs(real.transition), real.valid),
+            real_pool,
             hyper.flow_steps_per_refinement,
             keys[2],
         )

@@ -91,9 +91,9 @@ def test_use_algo_chooses_the_rollout_filter_of_cf_mbpo(values, expected):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, 10.0),
-        ({"flow__estimator": "path"}, 10.0),
-        ({"flow__estimator": "score"}, 10.0),
+        ({}, 30.0),
+        ({"flow__estimator": "path"}, 30.0),
+        ({"flow__estimator": "score"}, 30.0),
         ({"flow__estimator": "ac"}, 2.5),
         ({"flow__estimator": "ac", "flow__rl_weight": 0.5}, 0.5),
         ({"flow__rl_weight": 0.0}, 0.0),

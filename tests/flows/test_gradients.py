@@ -15,7 +15,6 @@ from flows import actor_critic, gradients
 from flows.gradients import Rollout, Starts, World
 from models import normalizer
 from models.ensemble import Ensemble, Normalizers, Prediction
-from replay import Transition
 
 REAL, MODEL = 0.9, 0.8  # s' = theta s + N(0, 1)
 REAL_VARIANCE, MODEL_VARIANCE = 1 / (1 - REAL**2), 1 / (1 - MODEL**2)  # stationary
@@ -292,9 +291,7 @@ def test_the_path_gradient_by_hand_without_noise(termination):
     steps = np.arange(1, 1 + (3 if termination is below_one else HORIZON))
     slopes = CURVATURE * 2 * steps * theta ** (2 * steps - 1) * start**2
     params = params_of(theta, log_variance=NO_NOISE)
-    found = gradient(
-        "path", params, starts_of([[start]]), jax.random.key(0), discount, termination
-    )
+    found = gradient("path", params, starts_of([[start]]), jax.random.key(0), discount, termination)
     assert found["theta"][0] == pytest.approx((discount ** (steps - 1) * slopes).sum() / HORIZON)
 
 

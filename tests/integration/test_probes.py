@@ -96,6 +96,7 @@ def train(algo, walk, termination, starts=(0,)):
 
 
 both_agents = pytest.mark.parametrize("algo", ["sac", "mbpo"])
+all_agents = pytest.mark.parametrize("algo", ["sac", "mbpo", "cf_mbpo"])
 
 
 @pytest.mark.slow
@@ -119,7 +120,7 @@ def test_a_reward_that_depends_on_the_observation(algo):
 
 
 @pytest.mark.slow
-@both_agents
+@all_agents
 def test_a_delayed_reward_is_discounted_once(algo):
     def walk(state, action):
         return (0.0, 1, False, False) if state == 0 else (1.0, 2, True, False)
@@ -133,7 +134,7 @@ def test_a_delayed_reward_is_discounted_once(algo):
 
 
 @pytest.mark.slow
-@both_agents
+@all_agents
 def test_the_best_action_is_found(algo):
     def walk(state, action):
         return -((action - 0.5) ** 2), 1, True, False
