@@ -17,8 +17,8 @@ def get_config(env: str = DEMO_ENV) -> ml_collections.ConfigDict:
     """Returns the CFG-MBPO configuration for the environment id `env`."""
     config = default.get_config(env)
     config.algo = "cf_mbpo"
-    config.use_algo = "both"
     if env == DEMO_ENV:
-        config.num_seeds = 2  # minutes on a laptop
+        config.num_seeds = 2  # these three: minutes on a laptop
+        config.total_steps = 6_000
         config.flow.refine_steps = 50
     return config

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from agents.recipes import RECIPES
+from agents.recipes import RECIPES, USE_ALGO
 from experiment.fields import flag, get, is_number, uses
 
 # Environment steps per flow.horizon until the first segment is held out: a chunk is four horizons
@@ -19,6 +19,12 @@ def check_flow(config: ConfigDict) -> Iterator[str]:
         yield (
             f"{flag(config, 'use_algo')} means nothing to {flag(config, 'algo')}: use "
             "--config.algo=cf_mbpo, or leave it out."
+        )
+    implied = USE_ALGO.get(config.use_algo) if config.algo == "cf_mbpo" else None
+    if implied and config.rollout.filter != implied:
+        yield (
+            f"{flag(config, 'rollout.filter')} contradicts {flag(config, 'use_algo')}, which "
+            f"stands for {implied}: leave one of them out."
         )
     if not uses(config, "flow.horizon"):
         return

@@ -61,7 +61,7 @@ def _make(
     estimator = make_estimator(config, parts.spec)
     refinement = make_refinement(config, parts, estimator) if refine else None
     simulator = make_simulator(config, parts)
-    warmup_steps = sum(hyper.warmup_steps)
+    warmup_steps = sum(hyper.warmup_steps) or hyper.num_steps
 
     def init(key: chex.PRNGKey) -> FlowFilterState:
         flow_key, refinement_key = jax.random.split(key)

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from envs.spec import EnvSpec
 from models.ensemble import Ensemble, Normalizers, Prediction
 from models.objectives import SamplePolicy
+from models.rollout import predicted_transition
 from replay import Transition
 
 
@@ -89,16 +90,7 @@ def outcome(
     prediction = world.ensemble.predict(params, world.normalizers, observation, action)
     prediction = prediction._replace(log_variance=jax.lax.stop_gradient(prediction.log_variance))
     decision = prediction.sample(key)
-    next_observation, reward = world.ensemble.decode(observation, action, decision)
-    terminated = world.spec.termination(observation, action, next_observation)
-    transition = Transition(
-        observation,
-        action,
-        reward,
-        next_observation,
-        terminated.astype(jnp.float32),
-        jnp.zeros(reward.shape),
-    )
+    transition = predicted_transition(world.ensemble, world.spec, observation, action, decision)
     return transition, prediction, decision
 
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from envs.spec import EnvSpec
+from models.ensemble import Ensemble
 from models.fit import ModelState
 from models.objectives import Parts
 from replay import ReplayState, Transition, WeightedTransition, buffer
@@ -72,6 +74,20 @@ def block_rows(starts: int, num_elites: int) -> int:
     return num_elites * max(d for d in range(1, min(largest, per_elite) + 1) if per_elite % d == 0)
 
 
+def predicted_transition(
+    ensemble: Ensemble,
+    spec: EnvSpec,
+    observation: chex.Array,
+    action: chex.Array,
+    target: chex.Array,
+) -> Transition:
+    """Returns the transitions [...] that regression targets [..., D] stand for, never truncated."""
+    next_observation, reward = ensemble.decode(observation, action, target)
+    terminated = spec.termination(observation, action, next_observation).astype(jnp.float32)
+    truncated = jnp.zeros(reward.shape)
+    return Transition(observation, action, reward, next_observation, terminated, truncated)
+
+
 def make_simulator(
     config: ConfigDict, parts: Parts
 ) -> Callable[[ModelState, chex.ArrayTree], Simulate]:
@@ -107,16 +123,7 @@ def make_simulator(
                 .at[order]
                 .set(target.reshape(rows, -1), unique_indices=True)
             )
-            next_observation, reward = ensemble.decode(observation, action, target)
-            terminated = spec.termination(observation, action, next_observation)
-            return Transition(
-                observation,
-                action,
-                reward,
-                next_observation,
-                terminated.astype(jnp.float32),
-                jnp.zeros(rows),
-            )
+            return predicted_transition(ensemble, spec, observation, action, target)
 
         return simulate
 

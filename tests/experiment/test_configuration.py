@@ -77,7 +77,7 @@ def test_the_recipe_comes_before_the_environment():
         ({"use_algo": "discriminator"}, "flow_discriminator"),
         ({"use_algo": "reward"}, "flow_reward"),
         ({"use_algo": "mbpo"}, "none"),
-        ({"use_algo": "reward", "rollout__filter": "none"}, "none"),
+        ({"use_algo": "reward", "rollout__filter": "flow_reward"}, "flow_reward"),
     ],
 )
 def test_use_algo_chooses_the_rollout_filter_of_cf_mbpo(values, expected):
@@ -86,6 +86,12 @@ def test_use_algo_chooses_the_rollout_filter_of_cf_mbpo(values, expected):
     assert config.use_algo == values.get("use_algo", "both")
     assert config.rollout.filter == expected
     assert config.model.objective == "mle"
+
+
+def test_a_filter_that_contradicts_use_algo_is_refused():
+    config = configuration.resolve(given(algo="cf_mbpo", rollout__filter="none"))
+    with pytest.raises(UserError, match=r"rollout\.filter=none contradicts .*use_algo=both"):
+        configuration.validate(config)
 
 
 @pytest.mark.parametrize(
