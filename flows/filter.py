@@ -138,9 +138,10 @@ def _keep(config: ConfigDict, parts: Parts, estimator: Estimator) -> Propose:
     return keep_all(config, parts).propose
 
 
-def _filter(config: ConfigDict, parts: Parts, estimator: Estimator) -> Propose:
-    """Ends a branch at its first step that scores above the threshold."""
-    del config, parts
+def _per_transition(
+    estimator: Estimator, weigh: Callable[[FlowFilterState, chex.Array], chex.Array]
+) -> Propose:
+    """Takes the step that the model makes, and weighs it by its centred score."""
 
     def propose(
         state: FlowFilterState,
@@ -151,30 +152,24 @@ def _filter(config: ConfigDict, parts: Parts, estimator: Estimator) -> Propose:
     ) -> tuple[Transition, chex.Array]:
         del steps_left
         transition = simulate(observation, key)
-        xt = centred_score(estimator, state.flows, transition)
-        return transition, (xt <= state.threshold).astype(jnp.float32)
+        return transition, weigh(state, centred_score(estimator, state.flows, transition))
 
     return propose
+
+
+def _filter(config: ConfigDict, parts: Parts, estimator: Estimator) -> Propose:
+    """Ends a branch at its first step that scores above the threshold."""
+    del config, parts
+    return _per_transition(estimator, lambda state, xt: (xt <= state.threshold).astype(jnp.float32))
 
 
 def _weight(config: ConfigDict, parts: Parts, estimator: Estimator) -> Propose:
     """Keeps every step, with its importance weight; the mean weight is 1."""
     del parts
-
-    def propose(
-        state: FlowFilterState,
-        simulate: Simulate,
-        observation: chex.Array,
-        steps_left: chex.Array,
-        key: chex.PRNGKey,
-    ) -> tuple[Transition, chex.Array]:
-        del steps_left
-        transition = simulate(observation, key)
-        xt = centred_score(estimator, state.flows, transition)
-        weight = rules.importance_weights(xt, config.flow.max_weight)
-        return transition, weight / state.mean_weight
-
-    return propose
+    cap = config.flow.max_weight
+    return _per_transition(
+        estimator, lambda state, xt: rules.importance_weights(xt, cap) / state.mean_weight
+    )
 
 
 def _plan(config: ConfigDict, parts: Parts, estimator: Estimator) -> Propose:
