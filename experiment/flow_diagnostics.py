@@ -135,7 +135,11 @@ def _panels(names: list[str]) -> list[Panel]:
         return [Line(column, column, f"C{index}") for index, column in enumerate(found)]
 
     panels = [
-        Panel("Divergence on held-out segments (nats)", lines("flow/dv_heldout", "flow/kl_plugin")),
+        Panel(
+            "Divergence on held-out segments (nats)",
+            lines("flow/dv_heldout", "flow/kl_plugin"),
+            log=True,
+        ),
         Panel(
             "Kept fraction",
             lines("flow/kept_fraction", "rollout/kept_fraction"),
