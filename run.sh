@@ -4,6 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 workdir=${1:-runs/quick}
+if [[ $workdir == -* ]]; then
+    echo "error: the first argument is the run folder: bash run.sh runs/quick $*" >&2
+    exit 2
+fi
 python=python
 [[ -x .venv/bin/python ]] && python=.venv/bin/python
 "$python" train.py --config=configs/cf_mbpo.py --config.num_seeds=1 --config.total_steps=5000 \

@@ -26,6 +26,7 @@ from models.rollout import make_rollout, rollout_length
 from replay import ReplayState, Transition, WeightedTransition, buffer, example_transition
 
 OPEN_LOOP_STEPS, OPEN_LOOP_SEGMENTS = 5, 1000  # of the error reported after every fit
+OPEN_LOOP_KEY = 4  # refresh_keys takes 0 to 3
 
 
 class MBPOState(struct.PyTreeNode):
@@ -94,7 +95,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         key = refresh_keys(state)[1]
         model, metrics = model_learner.fit(state.model, state.replay, context_of(state), key)
         segments = real_segments(
-            jax.random.fold_in(key, 1),
+            jax.random.fold_in(state.key, OPEN_LOOP_KEY),
             state.replay,
             OPEN_LOOP_SEGMENTS,
             horizon=OPEN_LOOP_STEPS,

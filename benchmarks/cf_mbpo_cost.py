@@ -4,7 +4,8 @@
 
 Trains every variant on the same random transitions, one refresh period (`model.train_every`
 environment steps, one refresh) after the other, in turn, so that all of them meet the same machine.
-The first period, with compilation and the warm-up of the flows, is not counted. Prints the median
+The environment is not stepped: every step stores the same transition once more. The first
+period, with compilation and the warm-up of the flows, is not counted. Prints the median
 seconds of each stage and the ratio to `use_algo=mbpo`, and the device memory of the state.
 """
 

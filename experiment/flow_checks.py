@@ -45,10 +45,21 @@ def check_flow(config: ConfigDict) -> Iterator[str]:
             f"{flag(config, 'flow.warmup_steps')} has to be two whole numbers, likelihood steps "
             "and steps of the full loss: use (1000, 500)."
         )
-    if flow.estimator == "ac" and flow.inputs in ("sa", "sar"):
+    if flow.dv_weight == flow.nll_weight == 0:
         yield (
-            f"{flag(config, 'flow.estimator')} rewards single decisions, which "
+            f"{flag(config, 'flow.dv_weight')} and {flag(config, 'flow.nll_weight')} leave the "
+            "flows nothing to learn: make one of them positive."
+        )
+    refines = config.rollout.filter in ("flow_reward", "flow_both")
+    if refines and flow.estimator == "ac" and flow.inputs in ("sa", "sar"):
+        yield (
+            f"{flag(config, 'flow.estimator')} rewards single decisions, whose next state "
             f"{flag(config, 'flow.inputs')} does not see: use sas or sars."
+        )
+    if refines and flow.horizon == 1 and flow.inputs == "sa":
+        yield (
+            f"{flag(config, 'flow.inputs')} sees nothing of the model within "
+            f"{flag(config, 'flow.horizon')}: use sars, or two steps or more."
         )
     if flow.conditional and flow.inputs == "sa":
         yield (

@@ -213,8 +213,9 @@ class Run:
             raise UserError(
                 f"{broken[1]} of seed {self._seeds[broken[0]]} is not finite at step "
                 f"{self.env_step}: the training diverged. The last checkpoint before that is in "
-                f"{self._workdir / 'checkpoints'}. Lower --config.sac.learning_rate or "
-                "--config.model.learning_rate, and train in a new --workdir."
+                f"{self._workdir / 'checkpoints'}. Lower --config.sac.learning_rate, "
+                "--config.model.learning_rate or (for flow/ metrics) --config.flow.learning_rate, "
+                "and train in a new --workdir."
             )
 
     def _save(self, mean_return: float, policy: Any, last: bool) -> None:

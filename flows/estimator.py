@@ -65,9 +65,10 @@ class Estimator(NamedTuple):
       init: `(key) -> FlowState`; the first score is 0 everywhere.
       standardize: `(state, real Segments) -> state` with the statistics of these segments.
       inputs: `(state, Transition [...]) -> z [..., D]`, standardised and clipped.
-      train: `(state, model Pool, real Pool, num_steps, key) -> (state, metrics)`.
+      train: `(state, model Pool, real Pool, num_steps, key) -> (state, metrics)`; consumes `key`.
       log_ratio: `(state, z) -> x [...]`, an estimate of log(model density / real density).
-      score: `(state, z) -> x [...]`, softly clipped: high where z looks generated.
+      clip_score: `(x [...]) -> x [...]`, softly clipped.
+      score: `(state, z) -> x [...]`, the clipped log-ratio: high where z looks generated.
       recentre: `(state, x of real rows [N], mask [N]) -> state`, unchanged without any row.
     """
 
@@ -76,8 +77,10 @@ class Estimator(NamedTuple):
     inputs: Callable[[FlowState, Transition], chex.Array]
     train: Callable[..., tuple[FlowState, dict[str, chex.Array]]]
     log_ratio: Callable[[FlowState, chex.Array], chex.Array]
+    clip_score: Callable[[chex.Array], chex.Array]
     score: Callable[[FlowState, chex.Array], chex.Array]
     recentre: Callable[[FlowState, chex.Array, chex.Array], FlowState]
+    sees_reward: bool  # whether the divergence covers the reward and how the policy has moved
 
 
 def make_estimator(config: ConfigDict, spec: EnvSpec) -> Estimator:
@@ -113,7 +116,7 @@ def make_estimator(config: ConfigDict, spec: EnvSpec) -> Estimator:
             smoothing_form=hyper.smoothing_form,
         )
 
-    clip_score = coupled.SOFT_CLIPS[hyper.score_form]
+    soft_clip = coupled.SOFT_CLIPS[hyper.score_form]
     joint, marginal = make_pair(size), make_pair(marginal_size)
 
     def init(key: chex.PRNGKey) -> FlowState:
@@ -168,11 +171,24 @@ def make_estimator(config: ConfigDict, spec: EnvSpec) -> Estimator:
             x = x - marginal.log_ratio(state.marginal, z[..., :marginal_size])
         return x
 
+    def clip_score(x: chex.Array) -> chex.Array:
+        return soft_clip(x, hyper.score_cap)
+
     def score(state: FlowState, z: chex.Array) -> chex.Array:
-        return clip_score(log_ratio(state, z), hyper.score_cap)
+        return clip_score(log_ratio(state, z))
 
     def recentre(state: FlowState, x: chex.Array, mask: chex.Array) -> FlowState:
         fitted = coupled.log_mean_exp(coupled.squashed(x, hyper.squash), mask)
         return state.replace(centre=jnp.where(mask.any(), fitted, state.centre))
 
-    return Estimator(init, standardize, inputs, train, log_ratio, score, recentre)
+    return Estimator(
+        init=init,
+        standardize=standardize,
+        inputs=inputs,
+        train=train,
+        log_ratio=log_ratio,
+        clip_score=clip_score,
+        score=score,
+        recentre=recentre,
+        sees_reward="reward" in INPUTS[hyper.inputs] and not hyper.conditional,
+    )

@@ -25,11 +25,22 @@ def evaluate(
     generated: Segments,
     key: chex.PRNGKey,
 ) -> tuple[FlowState, chex.Array, dict[str, chex.Array]]:
-    """Evaluates the flows on segments they were not trained on; consumes `key`.
+    """Evaluates the flows on segments [N, H] they were not trained on; consumes `key`.
+
+    Args:
+      config: resolved configuration.
+      parts: functions of the agent.
+      estimator: the functions of the flows.
+      flows: their state.
+      model: what generated `generated`.
+      real: held-out real segments.
+      generated: model segments from the same first states.
+      key: for the predictions whose true error is known.
 
     Returns:
       The flows with their centre fitted to the real rows, the centred scores [N H] of the generated
-      rows, and metrics (each explained in docs/cf_mbpo.md), all finite.
+      rows, and metrics (each explained in docs/cf_mbpo.md), finite if the flows are. The bound on
+      the return gap is among them only if the divergence covers the reward.
     """
     squash = config.flow.squash
     real_mask, model_mask = real.valid.reshape(-1), generated.valid.reshape(-1)
@@ -40,13 +51,13 @@ def evaluate(
 
     x_real, x_model = log_ratio(real), log_ratio(generated)
     flows = estimator.recentre(flows, x_real, real_mask)
-    clip_score = coupled.SOFT_CLIPS[config.flow.score_form]
-    xt = clip_score(x_model, config.flow.score_cap) - flows.centre
+    xt = estimator.clip_score(x_model) - flows.centre
     squashed = _divergence(
         coupled.squashed(x_model, squash), coupled.squashed(x_real, squash), model_mask, real_mask
     )
     plugin = jnp.where(model_mask, x_model, 0.0).sum() / jnp.maximum(model_mask.sum(), 1)
-    gap, bound = _return_gap(real, generated, jnp.maximum(squashed, plugin))
+    kl = jnp.maximum(jnp.maximum(squashed, plugin), 0.0)
+    gap, bound = _return_gap(real, generated, kl)
     metrics = {
         "flow/dv_heldout": squashed,
         "flow/dv_raw": _divergence(x_model, x_real, model_mask, real_mask),
@@ -56,15 +67,16 @@ def evaluate(
         "flow/auc": diagnostics.auc(x_model, model_mask, x_real, real_mask),
         "flow/error_correlation": _error_correlation(parts, estimator, flows, model, real, key),
         "flow/return_gap": gap,
-        "flow/return_gap_bound": bound,
     }
+    if estimator.sees_reward:
+        metrics["flow/return_gap_bound"] = bound
     return flows, xt, metrics
 
 
 def open_loop_error(
     parts: Parts, model: ModelState, params: chex.ArrayTree, real: Segments
 ) -> chex.Array:
-    """Returns the root-mean-square error [H] of `params` when the real actions are replayed.
+    """Returns the root-mean-square error [H] of `params` [M, ...] when real actions are replayed.
 
     In units of the standard deviations of the real observations, averaged over the members.
     """

@@ -47,6 +47,8 @@ class Starts(NamedTuple):
 class RLTerm(NamedTuple):
     """An estimator of the policy gradient of the model, and what it has to learn for that.
 
+    Its functions consume their key.
+
     Attributes:
       init: `(key) -> state`.
       update: `(state, params, world, starts, key) -> state`, before every model step.

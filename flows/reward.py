@@ -52,7 +52,7 @@ class Refinement(NamedTuple):
     Attributes:
       init: `(key) -> RefinementState`.
       refine: `(state, flows, model, context, replay, real, real_test, key) -> (state, flows, model,
-        metrics)`: trains on the segments `real`, and is judged on `real_test`.
+        metrics)`: trains on the segments `real`, and is judged on `real_test`. Consumes `key`.
     """
 
     init: Callable[[chex.PRNGKey], RefinementState]
@@ -135,7 +135,8 @@ def make_refinement(config: ConfigDict, parts: Parts, estimator: Estimator) -> R
         )
         best_params, best_flows = done.best
         after = open_loop_error(parts, model, best_params, real_test)
-        accepted = (after[-1] <= (1.0 + hyper.gate_tolerance) * before[-1]) & real_test.valid.any()
+        held = after[-1] <= (1.0 + hyper.gate_tolerance) * before[-1]
+        accepted = held & real_test.valid.any() & _all_finite(best_params)
         refined, flows = _choose(accepted, (with_elites(best_params), best_flows), (model, flows))
         # what the term has learned stays, even about a rejected model
         term_state = _choose(_all_finite(done.term), done.term, state.term)

@@ -34,7 +34,7 @@ class Pool(NamedTuple):
     size: chex.Array  # int32 [], the first `size` rows count
 
     def draw(self, key: chex.PRNGKey, n: int) -> chex.Array:
-        """Draws rows [n, D] uniformly with replacement; rows of zeros from an empty pool."""
+        """Draws rows [n, D] with replacement; zeros from an empty pool. Consumes `key`."""
         rows = self.z[jax.random.randint(key, (n,), 0, jnp.maximum(self.size, 1))]
         return jnp.where(self.size > 0, rows, 0.0)
 

@@ -21,7 +21,7 @@ Simulate = Callable[[chex.Array, chex.PRNGKey], Transition]
 
 
 class RolloutFilter(NamedTuple):
-    """Decides which model transitions are worth learning from.
+    """Decides which model transitions are worth learning from. Its functions consume their key.
 
     Attributes:
       init: `(key) -> filter_state`.

@@ -281,6 +281,8 @@ def test_a_mistake_is_reported_once_with_its_fix(values, expected):
         ({"flow__estimator": "ac", "flow__inputs": "sar"}, "--config.flow.inputs=sar"),
         ({"flow__estimator": "ac", "flow__inputs": "sa"}, "use sas or sars"),
         ({"flow__conditional": True, "flow__inputs": "sa"}, "use sar, sas or sars"),
+        ({"flow__inputs": "sa", "flow__horizon": 1}, "sees nothing of the model"),
+        ({"flow__dv_weight": 0.0, "flow__nll_weight": 0.0}, "nothing to learn"),
         ({"flow__horizon": 0}, "use 1 or more"),
         ({"flow__recency": 99}, "use 100 or more"),
         ({"flow__recency": 0}, "use 1 or more"),

@@ -42,8 +42,10 @@ def scored_by(score):
         inputs=lambda flows, transition: transition,
         train=None,
         log_ratio=None,
+        clip_score=None,
         score=lambda flows, transition: score(transition),
         recentre=None,
+        sees_reward=True,
     )
 
 
