@@ -47,8 +47,7 @@ def main(argv: list[str]) -> None:
         minutes = max(frame[TIME].max() for frame in seeds.values()) / 60
         rows.append([folder.name, *(interval(v) for v in (final, whole, half)), f"{minutes:.1f}"])
     axes[0].set_title("greedy return")
-    axes[1].set_title("open-loop error of the model in use, 5 steps (std of the observations)")
-    axes[1].title.set_fontsize(10)
+    axes[1].set_title("open-loop error of the model, 5 steps (std)")
     axes[0].legend(frameon=False)
     for panel in axes:
         panel.set_xlabel("environment steps per seed")
@@ -98,7 +97,8 @@ def draw(axes: Axes, values: pd.DataFrame, label: str, color: str) -> None:
 
 def interval(values: np.ndarray) -> str:
     """Returns mean and 95 % half-width over seeds."""
-    return f"{values.mean():.4g} ± {t_interval(values):.2g}"
+    digits = 0 if values.mean() > 10 else 2
+    return f"{values.mean():.{digits}f} ± {t_interval(values):.{digits}f}"
 
 
 if __name__ == "__main__":
