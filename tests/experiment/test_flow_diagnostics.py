@@ -131,7 +131,7 @@ def test_seeds_are_thin_lines_and_their_mean_a_thick_one(tmp_path):
 
 def test_open_loop_errors_are_of_one_step_and_of_the_most(tmp_path):
     steps = {f"{part}__{when}_{k}": [0.1 * k] * 2 for k in range(1, 6) for part, when in
-             (("refine", "before"), ("refine", "after"), ("flow", "open_loop"))}  # fmt: skip
+             (("refine", "before"), ("refine", "after"), ("model", "open_loop"))}  # fmt: skip
     make_run(tmp_path / "refined", [refreshes(**steps)])
     lines = panels(tmp_path / "refined")["Open-loop error, k steps"].lines
     expected = {
@@ -142,7 +142,7 @@ def test_open_loop_errors_are_of_one_step_and_of_the_most(tmp_path):
     }
     assert {x.get_label(): (x.get_linestyle(), x.get_ydata()[0]) for x in lines} == expected
 
-    plain = {name: values for name, values in steps.items() if name.startswith("flow")}
+    plain = {name: values for name, values in steps.items() if name.startswith("model")}
     make_run(tmp_path / "plain", [refreshes(**plain)])
     lines = panels(tmp_path / "plain")["Open-loop error, k steps"].lines
     assert {x.get_label(): x.get_ydata()[0] for x in lines} == {"k = 1": 0.1, "k = 5": 0.5}
@@ -163,10 +163,10 @@ def test_acceptance_is_a_tick_per_refresh_and_a_running_share(tmp_path):
 def test_a_long_run_is_drawn_quickly(tmp_path, seeds):
     rng = np.random.default_rng(0)
     names = ("dv_heldout", "kl_plugin", "kept_fraction", "threshold", "ess", "auc", "return_gap")
-    names += ("return_gap_bound", *(f"open_loop_{k}" for k in range(1, 6)))
+    names = [f"flow__{name}" for name in (*names, "return_gap_bound")]
+    names += ["model__open_loop_1", "model__open_loop_5"]
     tables = [
-        refreshes(**{f"flow__{name}": rng.uniform(0.1, 1, size=480) for name in names})
-        for _ in range(seeds)
+        refreshes(**{name: rng.uniform(0.1, 1, size=480) for name in names}) for _ in range(seeds)
     ]
     make_run(tmp_path, tables)
     start = time.perf_counter()

@@ -109,8 +109,12 @@ def test_nothing_is_rejected_when_there_is_no_row():
 
 
 def test_importance_weights_are_capped_ratios():
-    weights = rules.importance_weights(jnp.asarray([0.0, 1.0, -1.0, -200.0, 200.0]), 5.0)
-    np.testing.assert_allclose(weights, [1.0, np.exp(-1), np.exp(1), 5.0, 0.0], rtol=1e-6)
+    weights = rules.importance_weights(jnp.asarray([0.0, 1.0, -1.0, -200.0]), 5.0)
+    np.testing.assert_allclose(weights, [1.0, np.exp(-1), np.exp(1), 5.0], rtol=1e-6)
+
+
+def test_the_weight_of_the_worst_row_is_negligible_but_not_zero():
+    assert 0.0 < rules.importance_weights(jnp.asarray([200.0]), 5.0)[0] < 1e-6
 
 
 @pytest.mark.parametrize(
