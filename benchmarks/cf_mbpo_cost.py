@@ -1,6 +1,6 @@
 """What the coupled flows cost: wall-clock per environment step, relative to plain MBPO.
 
-    python benchmarks/cf_mbpo_cost.py [--env=Hopper-v5] [--num_seeds=2] [--rounds=3]
+    python benchmarks/cf_mbpo_cost.py [--env=Hopper-v5] [--num_seeds=2] [--rounds=3] [--variants=mbpo,reward]
 
 Trains every variant on the same random transitions, one refresh period (`model.train_every`
 environment steps, one refresh) after the other, in turn, so that all of them meet the same machine.
@@ -23,7 +23,9 @@ from absl import app, flags  # noqa: E402
 _ENV = flags.DEFINE_string("env", "Hopper-v5", "Environment id.")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 2, "Seeds trained together.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Counted refresh periods per variant.", lower_bound=1)
-VARIANTS = ("mbpo", "discriminator", "reward", "both")
+_VARIANTS = flags.DEFINE_list(
+    "variants", ["mbpo", "discriminator", "reward", "both"], "Values of use_algo; mbpo is one."
+)
 TRANSITIONS = 5_000  # random ones in the replay: the presets' initial exploration
 
 
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> None:
         configuration.validate(config)
         return seeds.lift(make_agent(config, envs.spec(config.env)), config.num_seeds)
 
-    agents = {variant: build(variant) for variant in VARIANTS}
+    agents = {variant: build(variant) for variant in _VARIANTS.value}
     seed_list = list(range(_NUM_SEEDS.value))
     states = {variant: agent.init(seed_list) for variant, agent in agents.items()}
     actors = Actors(_ENV.value, seed_list)
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> None:
 
     measured = defaultdict(list)
     for counted in [False] + [True] * _ROUNDS.value:
-        for variant in VARIANTS:
+        for variant in _VARIANTS.value:
             seconds = period(variant)
             if counted:
                 measured[variant].append(seconds)
