@@ -1,6 +1,7 @@
 """What the coupled flows cost: wall-clock per environment step, relative to plain MBPO.
 
-    python benchmarks/cf_mbpo_cost.py [--env=Hopper-v5] [--num_seeds=2] [--rounds=3] [--variants=mbpo,reward]
+    python benchmarks/cf_mbpo_cost.py [--env=Hopper-v5] [--num_seeds=2] [--rounds=3]
+        [--variants=mbpo,reward]
 
 Trains every variant on the same random transitions, one refresh period (`model.train_every`
 environment steps, one refresh) after the other, in turn, so that all of them meet the same machine.
