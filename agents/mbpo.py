@@ -101,8 +101,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
             horizon=OPEN_LOOP_STEPS,
             recency=state.replay.capacity,
         )
-        elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
-        error = open_loop_error(parts, model, elites, segments)
+        error = open_loop_error(parts, model, model.elite_params(), segments)
         metrics |= {f"model/open_loop_{k}": error[k - 1] for k in (1, OPEN_LOOP_STEPS)}
         return state.replace(model=model), metrics
 

@@ -88,36 +88,8 @@ def make_estimator(config: ConfigDict, spec: EnvSpec) -> Estimator:
     hyper = config.flow
     parts = [PARTS[name] for name in INPUTS[hyper.inputs]]
     size, marginal_size = input_size(hyper.inputs, spec), input_size("sa", spec)
-    likelihood_steps, coupled_steps = hyper.warmup_steps
-    warmup_steps = likelihood_steps + coupled_steps
-    schedule = optax.cosine_decay_schedule(
-        hyper.warmup_learning_rate,
-        max(warmup_steps, 1),
-        alpha=hyper.learning_rate / hyper.warmup_learning_rate,
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(MAX_GRADIENT_NORM), optax.adam(schedule))
-
-    def make_pair(inputs: int) -> coupled.CoupledFlows:
-        flow = coupling.make_flow(
-            inputs,
-            kind=hyper.kind,
-            num_layers=hyper.num_layers,
-            hidden_width=hyper.hidden_width,
-            hidden_depth=hyper.hidden_depth,
-        )
-        return coupled.make_coupled(
-            flow,
-            optimizer,
-            squash=hyper.squash,
-            dv_weight=hyper.dv_weight,
-            nll_weight=hyper.nll_weight,
-            nll_only_steps=likelihood_steps,
-            smoothing=hyper.smoothing,
-            smoothing_form=hyper.smoothing_form,
-        )
-
     soft_clip = coupled.SOFT_CLIPS[hyper.score_form]
-    joint, marginal = make_pair(size), make_pair(marginal_size)
+    joint, marginal = _make_pair(hyper, size), _make_pair(hyper, marginal_size)
 
     def init(key: chex.PRNGKey) -> FlowState:
         joint_key, marginal_key = jax.random.split(key)
@@ -191,4 +163,32 @@ def make_estimator(config: ConfigDict, spec: EnvSpec) -> Estimator:
         score=score,
         recentre=recentre,
         sees_reward="reward" in INPUTS[hyper.inputs] and not hyper.conditional,
+    )
+
+
+def _make_pair(hyper: ConfigDict, size: int) -> coupled.CoupledFlows:
+    """Builds one pair of flows over vectors of `size` entries, with its optimiser."""
+    likelihood_steps, coupled_steps = hyper.warmup_steps
+    schedule = optax.cosine_decay_schedule(
+        hyper.warmup_learning_rate,
+        max(likelihood_steps + coupled_steps, 1),
+        alpha=hyper.learning_rate / hyper.warmup_learning_rate,
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(MAX_GRADIENT_NORM), optax.adam(schedule))
+    flow = coupling.make_flow(
+        size,
+        kind=hyper.kind,
+        num_layers=hyper.num_layers,
+        hidden_width=hyper.hidden_width,
+        hidden_depth=hyper.hidden_depth,
+    )
+    return coupled.make_coupled(
+        flow,
+        optimizer,
+        squash=hyper.squash,
+        dv_weight=hyper.dv_weight,
+        nll_weight=hyper.nll_weight,
+        nll_only_steps=likelihood_steps,
+        smoothing=hyper.smoothing,
+        smoothing_form=hyper.smoothing_form,
     )

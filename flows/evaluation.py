@@ -1,7 +1,6 @@
 """What the flows are worth: diagnostics on held-out real segments and fresh model segments."""
 
 import chex
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -136,7 +135,7 @@ def _error_correlation(
 
     At the real states and actions, every elite predicts an equal share of the rows.
     """
-    elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
+    elites = model.elite_params()
     num_elites = model.elites.shape[0]
     rows = real.valid.size // num_elites * num_elites
 

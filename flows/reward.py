@@ -92,7 +92,7 @@ def make_refinement(config: ConfigDict, parts: Parts, estimator: Estimator) -> R
         real_test: Segments,
         key: chex.PRNGKey,
     ) -> tuple[RefinementState, FlowState, ModelState, dict[str, chex.Array]]:
-        elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
+        elites = model.elite_params()
         before = open_loop_error(parts, model, elites, real_test)
         real_pool = pool(estimator.inputs(flows, real.transition), real.valid)
 

@@ -35,6 +35,10 @@ class ModelState(struct.PyTreeNode):
     optimizer: optax.OptState
     objective: Any  # state of the ModelObjective
 
+    def elite_params(self) -> chex.ArrayTree:
+        """Returns the parameters of the elites, leading axis K."""
+        return jax.tree.map(lambda leaf: leaf[self.elites], self.params)
+
 
 class Progress(NamedTuple):
     """Early stopping: the best weights of every member so far."""

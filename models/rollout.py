@@ -101,7 +101,7 @@ def make_simulator(
     num_elites = config.model.num_elites
 
     def simulator(model: ModelState, policy: chex.ArrayTree) -> Simulate:
-        elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
+        elites = model.elite_params()
 
         def simulate(observation: chex.Array, key: chex.PRNGKey) -> Transition:
             rows = observation.shape[0]
