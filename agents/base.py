@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import chex
 
+from models.ensemble import Ensemble
+from models.fit import ModelState
+
 AgentState = Any  # one frozen pytree: everything the algorithm carries, its random key included
 Metrics = dict[str, chex.Array]  # scalars, named `part/quantity`
 
@@ -19,6 +22,26 @@ class Stage(NamedTuple):
 
     name: str
     run: Callable[[AgentState], tuple[AgentState, Metrics]]
+
+
+class Internals(NamedTuple):
+    """What diagnostics look at inside an agent's state. None: the algorithm has no such part.
+
+    Attributes:
+      sample: `(state, observation [..., O], key) -> (action [..., A], log_prob [...])`, the policy
+        as it is while training.
+      value: `(state, observation [B, O], key) -> V [B]`, the learner's own estimate of the
+        discounted return from there on, entropy bonus included, at one sampled action a state.
+      temperature: `(state) -> []`, the coefficient alpha of that bonus.
+      model: `(state) -> ModelState` of the learned dynamics.
+      ensemble: the functions its parameters belong to.
+    """
+
+    sample: Callable[..., tuple[chex.Array, chex.Array]] | None = None
+    value: Callable[..., chex.Array] | None = None
+    temperature: Callable[[AgentState], chex.Array] | None = None
+    model: Callable[[AgentState], ModelState] | None = None
+    ensemble: Ensemble | None = None
 
 
 class Agent(NamedTuple):
@@ -36,6 +59,7 @@ class Agent(NamedTuple):
       policy: `(state) -> policy_params`, what `act` needs.
       act: `(policy_params, observations [N, O]) -> actions [N, A]`, greedy, for evaluation.
       refresh_every: environment steps between refreshes; 0 without `refresh`.
+      internals: for diagnostics.
     """
 
     init: Callable[[chex.PRNGKey], AgentState]
@@ -46,3 +70,4 @@ class Agent(NamedTuple):
     policy: Callable[[AgentState], Any]
     act: Callable[[Any, chex.Array], chex.Array]
     refresh_every: int
+    internals: Internals = Internals()

@@ -142,8 +142,12 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     refresh = [Stage("model", fit_model), Stage("rollouts", fill_model_replay)]
     if rollout_filter.update is not None:
         refresh.insert(1, Stage("flows", update_filter))
-    return sac.acting(config, spec, policy_learner, sample_batch)._replace(
-        init=init, refresh=tuple(refresh), refresh_every=config.model.train_every
+    agent = sac.acting(config, spec, policy_learner, sample_batch)
+    return agent._replace(
+        init=init,
+        refresh=tuple(refresh),
+        refresh_every=config.model.train_every,
+        internals=agent.internals._replace(model=lambda state: state.model, ensemble=ensemble),
     )
 
 

@@ -14,7 +14,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from agents import policies
-from agents.base import Agent, Metrics
+from agents.base import Agent, Internals, Metrics
 from envs.spec import EnvSpec
 from models.mlp import MLP, init_ensemble
 from models.objectives.base import QValues, SamplePolicy
@@ -43,16 +43,22 @@ class SAC(NamedTuple):
       init: `(key) -> SACState`.
       update: `(state, batch of Transition [B, ...], key, weight) -> (state, metrics)`; the weight,
         [B] or 1 for all, multiplies the critic loss of each transition.
-      sample: `(policy_params, observation [..., O], key) -> action [..., A]`.
+      sample_and_log_prob: `(policy_params, observation [..., O], key) -> (action [..., A],
+        log_prob [...])`.
+      sample: the action alone.
       greedy: `(policy_params, observation [..., O]) -> action [..., A]`.
       q_values: `(critic_params, observation [B, O], action [B, A]) -> Q [C, B]`.
+      value: `(state, critic_params, observation [B, O], key) -> V [B]`: minimum over the critics
+        plus entropy bonus, at one sampled action a row.
     """
 
     init: Callable[[chex.PRNGKey], SACState]
     update: Callable[..., tuple[SACState, Metrics]]
+    sample_and_log_prob: Callable[..., tuple[chex.Array, chex.Array]]
     sample: SamplePolicy
     greedy: Callable[[chex.ArrayTree, chex.Array], chex.Array]
     q_values: QValues
+    value: Callable[[SACState, chex.ArrayTree, chex.Array, chex.PRNGKey], chex.Array]
 
 
 def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
@@ -85,6 +91,21 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         inputs = jnp.broadcast_to(inputs, (hyper.num_critics, *inputs.shape))
         return jax.vmap(critic_net.apply)(critics, inputs)[..., 0]  # [C, B]
 
+    def sample_and_log_prob(
+        policy: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey
+    ) -> tuple[chex.Array, chex.Array]:
+        return policies.sample_and_log_prob(policy_net.apply(policy, observation), key)
+
+    def sample(policy: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey) -> chex.Array:
+        return sample_and_log_prob(policy, observation, key)[0]
+
+    def value(
+        state: SACState, critics: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey
+    ) -> chex.Array:
+        action, log_prob = sample_and_log_prob(state.policy, observation, key)
+        q = q_values(critics, observation, action).min(axis=0)
+        return q - jnp.exp(state.log_temperature) * log_prob
+
     def critic_loss(
         critics: chex.ArrayTree, batch: Transition, target: chex.Array, weight: chex.Numeric
     ):
@@ -93,9 +114,7 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         return 0.5 * error.mean(axis=1).sum(), q.mean()
 
     def policy_loss(policy: chex.ArrayTree, state: SACState, batch: Transition, key: chex.PRNGKey):
-        action, log_prob = policies.sample_and_log_prob(
-            policy_net.apply(policy, batch.observation), key
-        )
+        action, log_prob = sample_and_log_prob(policy, batch.observation, key)
         q = q_values(state.critics, batch.observation, action).min(axis=0)
         return (jnp.exp(state.log_temperature) * log_prob - q).mean(), log_prob.mean()
 
@@ -105,11 +124,7 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         target_key, policy_key = jax.random.split(key)
         policy_opt, critic_opt, temperature_opt = state.optimizer
 
-        next_action, next_log_prob = policies.sample_and_log_prob(
-            policy_net.apply(state.policy, batch.next_observation), target_key
-        )
-        next_q = q_values(state.target_critics, batch.next_observation, next_action).min(axis=0)
-        next_value = next_q - jnp.exp(state.log_temperature) * next_log_prob
+        next_value = value(state, state.target_critics, batch.next_observation, target_key)
         target = batch.reward + discount * (1.0 - batch.terminated) * next_value
 
         (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(
@@ -150,13 +165,10 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         }
         return state, metrics
 
-    def sample(policy: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey) -> chex.Array:
-        return policies.sample_and_log_prob(policy_net.apply(policy, observation), key)[0]
-
     def greedy(policy: chex.ArrayTree, observation: chex.Array) -> chex.Array:
         return policies.greedy(policy_net.apply(policy, observation))
 
-    return SAC(init, update, sample, greedy, q_values)
+    return SAC(init, update, sample_and_log_prob, sample, greedy, q_values, value)
 
 
 def _descend(optimizer: optax.GradientTransformation, grads, opt_state, params):
@@ -244,4 +256,13 @@ def acting(
         policy=lambda state: state.sac.policy,
         act=learner.greedy,
         refresh_every=0,
+        internals=Internals(
+            sample=lambda state, observation, key: learner.sample_and_log_prob(
+                state.sac.policy, observation, key
+            ),
+            value=lambda state, observation, key: learner.value(
+                state.sac, state.sac.critics, observation, key
+            ),
+            temperature=lambda state: jnp.exp(state.sac.log_temperature),
+        ),
     )

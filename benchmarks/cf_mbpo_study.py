@@ -19,9 +19,10 @@ from absl import app  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from analysis.rendering import markdown_table, save_figure  # noqa: E402
+from analysis.run_report import FINAL_EVALUATIONS  # noqa: E402
+from analysis.statistics import t_interval  # noqa: E402
 from experiment import metrics  # noqa: E402
-from experiment.rendering import markdown_table, save_figure  # noqa: E402
-from experiment.report import FINAL_EVALUATIONS, t_interval  # noqa: E402
 
 RETURN, TIME = "eval/return", "wall_clock"
 USED_ERROR = "open_loop_5"  # of the model that generates the rollouts

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 import envs
 from agents.base import Metrics
 from agents.registry import make_agent
+from analysis import run_report
 from errors import UserError
-from experiment import memory, report, run_folder, seeds
+from experiment import memory, run_folder, seeds
 from experiment.actors import Actors
 from experiment.checkpoint import Checkpointer
 from experiment.evaluation import Evaluator
@@ -41,7 +42,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, command: str = "") -> 
     try:
         with Interrupt() as interrupt:
             Run(config, workdir).train(interrupt)
-        report.write_report(workdir, command)
+        run_report.write_report(workdir, command)
         print(f"Report: {workdir / 'report.md'}")
     finally:
         run_folder.close_run(workdir)
@@ -180,7 +181,7 @@ class Run:
         self._evaluations += 1
         with self._watch("checkpoint"):
             self._save(float(evaluation.returns.mean()), policy, last)
-        report.draw_curve(self._workdir)
+        run_report.draw_curve(self._workdir)
         mean_row = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         spread = float(evaluation.returns.mean(axis=1).std()) if len(rows) > 1 else None
         progress.epoch(self._evaluations - 1, self.env_step, mean_row, lap, spread)

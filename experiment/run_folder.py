@@ -12,8 +12,6 @@ import subprocess
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
-
 from errors import UserError
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
 
@@ -86,6 +84,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 def describe_environment() -> dict[str, Any]:
     """Returns what besides the configuration may influence a run: versions, code and hardware."""
+    import jax  # here, because whoever only reads run folders should not wait for it
+
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},

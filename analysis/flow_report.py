@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from analysis.rendering import markdown_table, save_figure
 from experiment import metrics
-from experiment.rendering import markdown_table, save_figure
 
 DIAGNOSTICS_FILE = "diagnostics.png"
 GAP, BOUND = "flow/return_gap", "flow/return_gap_bound"

@@ -6,8 +6,9 @@ import pytest
 import scipy.stats
 from matplotlib.image import imread
 
+from analysis import run_report
+from analysis.statistics import t_interval
 from errors import UserError
-from experiment import report
 from experiment.metrics import MetricsWriter
 from experiment.run_folder import close_run, open_run
 
@@ -36,16 +37,18 @@ def make_run(workdir, returns, **extra):
 
 def test_interval_is_student_t_over_the_last_axis():
     # By hand: mean 2, standard deviation 1, n = 3, and the tabulated quantile t(0.975, 2) = 4.3027.
-    assert report.t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
+    assert t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(
+        4.3027 / 3**0.5, rel=1e-4
+    )
     values = np.random.default_rng(0).normal(size=(4, 7))
     low, high = scipy.stats.t.interval(
         0.95, df=6, loc=values.mean(axis=1), scale=scipy.stats.sem(values, axis=1)
     )
-    np.testing.assert_allclose(report.t_interval(values), (high - low) / 2, rtol=1e-12)
+    np.testing.assert_allclose(t_interval(values), (high - low) / 2, rtol=1e-12)
 
 
 def test_one_seed_has_no_interval():
-    assert np.isnan(report.t_interval(np.zeros((4, 1)))).all()
+    assert np.isnan(t_interval(np.zeros((4, 1)))).all()
 
 
 def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
@@ -56,7 +59,7 @@ def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
         7: [200.0, 30, 40, 50, 60, 70],
     }
     make_run(tmp_path, returns, **{"time/model": 9.0, "time/rollouts": 1.0, "time/policy": 40.0})
-    report.write_report(tmp_path, "python train.py --config.seed=5")
+    run_report.write_report(tmp_path, "python train.py --config.seed=5")
     text = (tmp_path / "report.md").read_text()
     finding = text.split("\n\n")[1]
     assert finding.startswith("After 6,000 environment steps per seed, mbpo on Hopper-v5 reaches")
@@ -82,7 +85,7 @@ def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
 
 def test_report_of_one_seed_claims_no_interval(tmp_path):
     make_run(tmp_path, {0: [1.0, 2.0]})
-    report.write_report(tmp_path, "x")
+    run_report.write_report(tmp_path, "x")
     text = (tmp_path / "report.md").read_text()
     assert "**1.5**, from 1.0 at the first evaluation. This is seed 0 alone" in text
     assert "±" not in text
@@ -91,7 +94,7 @@ def test_report_of_one_seed_claims_no_interval(tmp_path):
 
 def test_two_seeds_get_their_range_instead_of_an_interval(tmp_path):
     make_run(tmp_path, {0: [1.0, 2.0], 1: [3.0, 6.0]})
-    report.write_report(tmp_path, "x")
+    run_report.write_report(tmp_path, "x")
     text = (tmp_path / "report.md").read_text()
     assert "**3.0** (mean of 2 seeds, which reach between 1.5 and 4.5" in text
     assert "±" not in text
@@ -99,7 +102,7 @@ def test_two_seeds_get_their_range_instead_of_an_interval(tmp_path):
 
 def test_report_without_evaluations_says_so(tmp_path):
     make_run(tmp_path, {})
-    report.write_report(tmp_path, "x")
+    run_report.write_report(tmp_path, "x")
     assert "No evaluation of mbpo on Hopper-v5 was recorded" in (tmp_path / "report.md").read_text()
 
 
@@ -107,7 +110,7 @@ def test_an_evaluation_that_not_every_seed_has_is_left_out(tmp_path):
     make_run(tmp_path, {0: [1.0, 3.0], 1: [2.0, 4.0]})
     path = tmp_path / "metrics" / "seed_1.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    report.write_report(tmp_path, "x")
+    run_report.write_report(tmp_path, "x")
     assert "**1.5** (mean of 2 seeds" in (tmp_path / "report.md").read_text()
 
 
@@ -115,9 +118,9 @@ def test_an_evaluation_that_not_every_seed_has_is_left_out(tmp_path):
 def test_curve_is_drawn_quickly_with_lines_and_band(tmp_path, seeds):
     rng = np.random.default_rng(0)
     make_run(tmp_path, {k: list(np.arange(30) + rng.normal(size=30)) for k in range(seeds)})
-    report.draw_curve(tmp_path)
+    run_report.draw_curve(tmp_path)
     start = time.perf_counter()
-    report.draw_curve(tmp_path)
+    run_report.draw_curve(tmp_path)
     assert time.perf_counter() - start < 2.0  # takes about 0.2 s; leaves room for a loaded machine
     image = imread(tmp_path / "curve.png")[..., :3]
     assert image.shape[0] > 400
@@ -129,4 +132,4 @@ def test_curve_is_drawn_quickly_with_lines_and_band(tmp_path, seeds):
 
 def test_a_folder_that_is_no_run_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=re.escape(f"{tmp_path} is not a run folder")):
-        report.draw_curve(tmp_path)
+        run_report.draw_curve(tmp_path)

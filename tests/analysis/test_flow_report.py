@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiment import flow_diagnostics, metrics, report
+from analysis import flow_report, run_report
+from experiment import metrics
 from experiment.metrics import MetricsWriter
 from experiment.run_folder import close_run, open_run
 
@@ -40,15 +41,15 @@ def refreshes(**columns):
 
 
 def report_of(workdir):
-    report.write_report(workdir, "x")
+    run_report.write_report(workdir, "x")
     return (workdir / "report.md").read_text()
 
 
 def panels(workdir):
     """Returns the titles of the panels of a run, and the axes by title."""
-    tables = flow_diagnostics._read(workdir)
+    tables = flow_report._read(workdir)
     names = sorted(set().union(*tables.values()))
-    figure = flow_diagnostics._figure(flow_diagnostics._panels(names), tables)
+    figure = flow_report._figure(flow_report._panels(names), tables)
     return {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
 
 
@@ -170,7 +171,7 @@ def test_a_long_run_is_drawn_quickly(tmp_path, seeds):
     ]
     make_run(tmp_path, tables)
     start = time.perf_counter()
-    assert flow_diagnostics.section(tmp_path, metrics.read(tmp_path))
+    assert flow_report.section(tmp_path, metrics.read(tmp_path))
     assert time.perf_counter() - start < 5.0  # takes about 1 s; leaves room for a loaded machine
     image = imread(tmp_path / "diagnostics.png")[..., :3]
     assert image.shape[0] > 800

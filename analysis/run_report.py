@@ -7,17 +7,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
-from experiment import flow_diagnostics, metrics
+from analysis import flow_report
+from analysis.rendering import markdown_table, save_figure
+from analysis.statistics import t_interval
+from experiment import metrics
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
 from experiment.progress import duration
-from experiment.rendering import markdown_table, save_figure
 from experiment.run_folder import read_config
 
 CURVE_FILE, REPORT_FILE = "curve.png", "report.md"
 FINAL_EVALUATIONS = 5  # averaged into one final return per seed, as a single one is noisy
-CONFIDENCE = 0.95
 FEWEST_FOR_INTERVAL = 3  # the interval of two seeds is 13 times as wide as they are apart
 STAGES = {
     "time/environment": "environment steps",
@@ -37,22 +37,6 @@ class Outcome(NamedTuple):
     best: float
     best_step: int  # environment steps at the best evaluation
     first: float
-
-
-def t_interval(values: np.ndarray) -> np.ndarray:
-    """Returns the half-width of the Student-t interval of the mean over the last axis.
-
-    Args:
-      values: samples `[..., N]`, one per seed.
-
-    Returns:
-      `[...]`, the 95 % half-width; NaN for N < 2.
-    """
-    count = values.shape[-1]
-    if count < 2:
-        return np.full(values.shape[:-1], np.nan)
-    quantile = stdtrit(count - 1, 0.5 + CONFIDENCE / 2)
-    return quantile * values.std(axis=-1, ddof=1) / np.sqrt(count)
 
 
 def draw_curve(workdir: Path) -> None:
@@ -98,7 +82,7 @@ def write_report(workdir: Path, command: str) -> None:
         _finding(config, outcomes, _last(frames, "env_step")),
         f"![Evaluation return against environment steps]({CURVE_FILE})",
         _results_section(outcomes),
-        flow_diagnostics.section(workdir, frames),
+        flow_report.section(workdir, frames),
         _time_section(frames),
         _setup_section(command, config, description["environment"]),
     ]
