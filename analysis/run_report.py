@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import flow_report
 from analysis.rendering import markdown_table, save_figure
-from analysis.statistics import t_interval
+from analysis.statistics import FEWEST_FOR_INTERVAL, t_interval
 from experiment import metrics
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
 from experiment.progress import duration
@@ -18,7 +18,6 @@ from experiment.run_folder import read_config
 
 CURVE_FILE, REPORT_FILE = "curve.png", "report.md"
 FINAL_EVALUATIONS = 5  # averaged into one final return per seed, as a single one is noisy
-FEWEST_FOR_INTERVAL = 3  # the interval of two seeds is 13 times as wide as they are apart
 STAGES = {
     "time/environment": "environment steps",
     "time/model": "model fits",

@@ -7,7 +7,7 @@ import envs
 from errors import UserError
 from replay import Transition
 
-TRAINING, EVALUATION = 0, 1  # streams of episode seeds
+TRAINING, EVALUATION, TEST, DIAGNOSIS = range(4)  # streams of episode seeds
 
 
 def episode_seed(seed: int, stream: int, *position: int) -> int:

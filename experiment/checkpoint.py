@@ -33,10 +33,10 @@ class Checkpointer:
     """
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
-        """Removes what an interrupted process left half-written in `folder`.
+        """Touches nothing on disk.
 
         Args:
-          folder: created by the first save.
+          folder: created by the first save, which removes what an interrupted process left there.
           keep: newest checkpoints that stay on disk, at least 1. With 2 or more, an unreadable
             newest one costs only the time since the one before.
         """
@@ -44,7 +44,6 @@ class Checkpointer:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self._folder = Path(folder)
         self._keep = keep
-        self._remove_abandoned()
 
     def save(self, step: int, state: PyTree, driver: dict[str, Any]) -> None:
         """Stores a checkpoint and then removes those beyond the newest `keep`.
@@ -81,6 +80,7 @@ class Checkpointer:
         return self._read(_BEST, example)
 
     def _write(self, kind: str, tree: PyTree, values: dict[str, Any], keep: int) -> None:
+        self._remove_abandoned()
         earlier = self._list(kind)
         number = _number(earlier[-1]) + 1 if earlier else 0
         temporary = self._folder / f"tmp_{os.getpid()}_{kind}_{number:06d}"
@@ -142,10 +142,7 @@ class Checkpointer:
 
     def _remove_abandoned(self) -> None:
         for folder in self._folder.glob("tmp_*"):
-            writer = folder.name.split("_")[1]
-            # Only a reader in another process may meet a temporary folder that is being written.
-            if not writer.isdigit() or int(writer) == os.getpid() or not _is_alive(int(writer)):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # there is no other writer than this process
 
     def _remove(self, folder: Path) -> None:
         # Renamed first, so that a half-removed folder cannot be taken for a checkpoint.
@@ -184,13 +181,3 @@ def _suffix(folder: Path) -> str:
 
 def _number(folder: Path) -> int:
     return int(_suffix(folder))
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

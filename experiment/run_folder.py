@@ -135,7 +135,7 @@ def _lock(workdir: Path) -> None:
 
 
 def _check_same_config(workdir: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
-    old, new = _flatten(stored), _flatten(given)
+    old, new = flatten(stored), flatten(given)
     names = [
         name
         for name in sorted(old | new)
@@ -159,12 +159,12 @@ def _show(value: Any) -> str:
     return value if value is _ABSENT else json.dumps(value)
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested dictionaries as one, e.g. `{"model.num_members": 7}`."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat
