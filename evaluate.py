@@ -20,6 +20,10 @@ def main(arguments: argparse.Namespace) -> None:
     """Evaluates, prints and writes what came out, and films it if asked to."""
     if arguments.episodes < 1:
         raise UserError(f"--episodes has to be at least 1, got {arguments.episodes}.")
+    if arguments.video and arguments.video.suffix != ".mp4":
+        raise UserError(
+            f"--video writes MP4 files, so its name ends in .mp4; got {arguments.video}."
+        )
     if arguments.video:
         renderer.choose()  # before MuJoCo is imported
 

@@ -32,13 +32,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, command: str = "") -> 
     Args:
       config: what `configuration.resolve` returned.
       workdir: run folder; see `docs/architecture.md` for what is written there.
-      command: the command line, quoted in the report.
+      command: the command line, recorded in `config.json` and quoted in the report.
 
     Raises:
       UserError: the folder holds another run, memory or disk do not suffice, or the environment or
         the training produced a number that is not finite. The last checkpoint is intact.
     """
-    run_folder.open_run(workdir, config.to_dict(), run_folder.describe_environment())
+    environment = {**run_folder.describe_environment(), "command": command}
+    run_folder.open_run(workdir, config.to_dict(), environment)
     try:
         with Interrupt() as interrupt:
             Run(config, workdir).train(interrupt)

@@ -1,9 +1,10 @@
 """A film of one episode per seed, side by side."""
 
+import contextlib
 import os
 from pathlib import Path
 
-import imageio
+import imageio_ffmpeg
 import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from errors import UserError
 from experiment.actors import TEST
 from experiment.evaluation import Evaluator
-from experiment.files import disk_problems_as_user_errors
+from experiment.files import free_space
 from experiment.restore import Restored
 from replay import Transition
 
@@ -77,11 +78,29 @@ def _captioned(picture: np.ndarray, caption: str) -> np.ndarray:
 
 
 def _write(path: Path, films: list[list[np.ndarray]], rate: float) -> None:
+    """Writes the films side by side; the file is complete or absent."""
     # Otherwise the encoder is started by a fork, which JAX warns of.
     os.environ["IMAGEIO_FFMPEG_NO_PREVENT_SIGINT"] = "1"
-    with disk_problems_as_user_errors(path.parent, "The video"):
+    temporary = path.with_name(f".tmp_{path.name}")
+    height, width = films[0][0].shape[:2]
+    length = max(len(film) for film in films)
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with imageio.get_writer(path, fps=rate, macro_block_size=BLOCK) as writer:
-            for index in range(max(len(film) for film in films)):
+        encoder = imageio_ffmpeg.write_frames(
+            temporary, (width * len(films), height), fps=rate, macro_block_size=BLOCK
+        )
+        with contextlib.closing(encoder):
+            encoder.send(None)  # starts it
+            for index in range(length):
                 frames = [film[min(index, len(film) - 1)] for film in films]
-                writer.append_data(np.concatenate(frames, axis=1))
+                encoder.send(np.concatenate(frames, axis=1))
+        if imageio_ffmpeg.count_frames_and_secs(temporary)[0] != length:
+            raise OSError("the encoder stopped early")
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # of the encoder as well, in lines of its own
+        temporary.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"The video could not be written to {path}: {reason}. "
+            f"{free_space(path.parent)} are free there; choose another place for it."
+        ) from error

@@ -91,3 +91,9 @@ def test_a_renderer_that_fails_is_a_user_error(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"Film-v0 could not be rendered: ZeroDivisionError"):
         video.record(agent(), tmp_path / "film.mp4")
     assert not (tmp_path / "film.mp4").exists()
+
+
+def test_a_file_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "film.mp4").mkdir()
+    with pytest.raises(UserError, match=r"could not be written to .*film\.mp4"):
+        video.record(agent(), tmp_path / "film.mp4")

@@ -42,6 +42,7 @@ def test_the_same_command_gives_the_same_numbers(workdir):
     [
         (["--episodes", "0"], "--episodes has to be at least 1"),
         (["--checkpoint", "worst"], "invalid choice: 'worst'"),
+        (["--video", "film.gif"], "ends in .mp4; got film.gif"),
         (["--workdir", "/nowhere"], "/nowhere is not a run folder"),
     ],
 )
