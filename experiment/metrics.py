@@ -6,6 +6,7 @@ The CSV files are the record; everything drawn or written about a run is compute
 """
 
 import math
+import time
 import types
 import uuid
 from collections.abc import Sequence
@@ -189,8 +190,9 @@ class _TensorBoard:
     def _open(self, folder: Path) -> "SummaryWriter":
         from tensorboardX import SummaryWriter
 
-        # Event files are named to the second, and one of the same name would be overwritten.
-        suffix = f".{uuid.uuid4().hex[:8]}"
+        # Event files are named to the second. One of the same name would be overwritten, and
+        # TensorBoard reads a folder in order of names, so what a resume writes must sort last.
+        suffix = f".{time.time_ns()}"
         return SummaryWriter(str(folder), purge_step=self._purge_step, filename_suffix=suffix)
 
 

@@ -1,6 +1,9 @@
 import csv
+import json
 import math
+import os
 import struct
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -12,6 +15,58 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from errors import UserError
 from experiment import metrics
 from experiment.metrics import MetricsWriter, first_non_finite
+
+REPOSITORY = Path(__file__).parents[2]
+
+# The step to which each session of a run cuts its files back, and the steps it then writes.
+KILLED_TWICE = [(-1, (10, 20, 30)), (20, (25, 30, 40)), (25, (30, 50))]
+
+# Writes a run, resumes it with a cut, and prints what the files of Weights & Biases hold. They are
+# logs of LevelDB's kind: 7 bytes, then blocks of 32 KiB with fragments of records, each after a
+# checksum, its length and its kind (1 whole, 2 first, 3 middle, 4 last).
+WANDB_PROGRAM = """
+import json, struct, sys, time
+from pathlib import Path
+from wandb.proto.wandb_internal_pb2 import Record
+from experiment.metrics import MetricsWriter
+
+def records(data):
+    position, record = 7, b""
+    while position + 7 <= len(data):
+        left_in_block = 32768 - position % 32768
+        if left_in_block < 7:
+            position += left_in_block
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, position)
+        position += 7 + size
+        record += data[position - size : position]
+        if kind in (1, 4):
+            yield Record.FromString(record)
+            record = b""
+
+workdir, sessions = Path(sys.argv[1]), json.loads(sys.argv[2])
+for kept, rows_by_step in sessions:
+    writer = MetricsWriter(
+        workdir, [3, 4], tensorboard=False, wandb="offline", wandb_project="p", config={"lr": 0.5}
+    )
+    writer.truncate(kept)
+    for step, rows in rows_by_step:
+        writer.write(step, rows)
+    writer.close()
+    time.sleep(1.1)  # its folders are named to the second
+found = []
+for path in sorted(workdir.glob("wandb/offline-run-*/*.wandb")):
+    history, config = [], {}
+    for record in records(path.read_bytes()):
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            items = record.history.item
+            history.append({item.nested_key[0]: json.loads(item.value_json) for item in items})
+        elif kind == "run":
+            config = {item.key: json.loads(item.value_json) for item in record.run.config.update}
+    found.append({"id": path.stem, "config": config, "history": history})
+(workdir / "found.json").write_text(json.dumps(found))
+"""
 
 
 def writer(workdir, seeds=(3, 4), **options):
@@ -186,6 +241,75 @@ def test_tensorboard_holds_the_scalars_and_a_resume_hides_later_ones(tmp_path):
     second.close()
     assert scalars(folder, "eval/return") == {10: 10.5, 25: 7.0}
     assert scalars(tmp_path / "tensorboard" / "seed_4", "policy/loss") == {10: -1.0, 25: -1.0}
+
+
+def uneven_rows(step, session):
+    """Returns rows with numbers no short decimal has, an absent evaluation and a late name."""
+    value = step / 3 + session
+    rows = [row(value, big=1e30, tiny=5e-324), row(-value / 7, big=-0.0, tiny=0.1 + 0.2)]
+    if step == 20:
+        rows[0] |= {"eval/return": None, "eval/length": None}
+    return [{**row, "late": math.inf} if step > 20 else row for row in rows]
+
+
+def cells(frame):
+    """Returns `{(name, step): value}` of the cells of a table that are not empty."""
+    values = frame.set_index("env_step").stack().dropna()
+    return {(name, step): value for (step, name), value in values.items()}
+
+
+def test_tensorboards_own_reader_finds_the_numbers_of_the_csv_files_after_resumes(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for session, (kept, steps) in enumerate(KILLED_TWICE):
+        open_writer = writer(tmp_path, tensorboard=True)
+        open_writer.truncate(kept)
+        for step in steps:
+            open_writer.write(step, uneven_rows(step, session))
+        open_writer.close()
+        for path in (tmp_path / "tensorboard").glob("*/*"):
+            with path.open("ab") as file:
+                file.write(b"\x18")  # what a kill leaves of a record
+    for seed, frame in metrics.read(tmp_path).items():
+        folder = tmp_path / "tensorboard" / f"seed_{seed}"
+        reader = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
+        reader.Reload()
+        found = {
+            (name, point.step): point.value
+            for name in reader.Tags()["scalars"]
+            for point in reader.Scalars(name)
+        }
+        assert found == {key: np.float32(value) for key, value in cells(frame).items()}
+        assert sorted({step for _, step in found}) == [10, 20, 25, 30, 50]
+
+
+def test_weights_and_biases_offline_files_hold_the_numbers_of_the_csv_files(tmp_path):
+    pytest.importorskip("wandb")
+    sessions = [
+        (kept, [(step, uneven_rows(step, session)) for step in steps])
+        for session, (kept, steps) in enumerate(KILLED_TWICE)
+    ]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    subprocess.run(
+        [sys.executable, "-c", WANDB_PROGRAM, str(tmp_path), json.dumps(sessions)],
+        env=environment | nowhere | {"PYTHONPATH": str(REPOSITORY)},
+        check=True,
+        timeout=100,
+    )
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [run["config"]["lr"] for run in found] == [0.5] * 3
+    assert {run["id"] for run in found} == {f"run-{(tmp_path / 'wandb_id.txt').read_text()}"}
+    histories = [{row["_step"]: row for row in run["history"]} for run in found]
+    assert [list(history) for history in histories] == [[10, 20, 30], [25, 30, 40], [30, 50]]
+    shown = histories[0] | histories[1] | histories[2]  # a resumed run's numbers replace older ones
+    for seed, frame in metrics.read(tmp_path).items():
+        logged = {
+            (name.removeprefix(f"seed_{seed}/"), step): value
+            for step in frame["env_step"]
+            for name, value in shown[step].items()
+            if name.startswith(f"seed_{seed}/") and not name.endswith("/env_step")
+        }
+        assert logged == cells(frame)
 
 
 class FakeWandb(types.ModuleType):
