@@ -32,37 +32,66 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(INTERRUPTED) from None
 
 
-def define_config(argv: Sequence[str], default: Path) -> None:
+def define_config(
+    argv: Sequence[str], default: Path, flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
     """Defines the flag `--config` and its overrides `--config.field`.
 
     Args:
       argv: the command line, which decides what overrides are defined.
       default: configuration file without a `--config`.
+      flag_values: where they are defined.
 
     Raises:
       UserError: the file cannot be loaded or an override names no field; all such names are listed.
     """
-    path, fields = _read(flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False))
+    path, fields = _read(flag_values.read_flags_from_files(list(argv), force_gnu=False))
     known = _fields(_load(path or str(default)))
     if problems := [_unknown(field, known) for field in fields if field not in known]:
         raise UserError("\n".join(problems))
     for kind, convert, expected in _VALUES:
         config_flags.register_flag_parser_for_type(kind, _ValueParser(convert, expected))
     config_flags.DEFINE_config_file(
-        "config", str(default), "Configuration file, optionally followed by :<environment id>."
+        "config",
+        str(default),
+        "Configuration file, optionally followed by :<environment id>.",
+        flag_values=flag_values,
+        sys_argv=list(argv),
     )
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line for `app.run`; anything but a flag raises a `UserError`."""
-    rest = flags.FLAGS(argv)
+    rest = _parse(argv, flags.FLAGS)
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # absl would show what every library has to say
+    return rest
+
+
+def read_config(arguments: Sequence[str], default: Path) -> ConfigDict:
+    """Returns the configuration that a command line describes; the program's own flags stay as is.
+
+    Args:
+      arguments: `--config` and `--config.field` flags, without the program's name.
+      default: configuration file without a `--config`.
+
+    Raises:
+      UserError: as for `define_config`, or an argument is no flag.
+      flags.Error: a value has the wrong type, or a flag is unknown.
+    """
+    argv, flag_values = [sys.argv[0], *arguments], flags.FlagValues()
+    define_config(argv, default, flag_values)
+    _parse(argv, flag_values)
+    return flag_values.config
+
+
+def _parse(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
+    rest = flag_values(argv)
     if len(rest) > 1:
         raise UserError(
             f"unexpected argument {rest[1]!r}: every setting is a flag, such as "
             "--config.total_steps=10000 (quote values that contain spaces)."
         )
-    if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.WARNING)  # absl would show what every library has to say
     return rest
 
 
