@@ -15,13 +15,14 @@ from ml_collections import ConfigDict
 from agents import sac
 from agents.base import Agent, Metrics, Stage
 from agents.filters import FILTERS
+from agents.refit import Learner, make_refit
 from agents.sac import SACState, WeightedBatch
 from envs.spec import EnvSpec
 from flows.evaluation import open_loop_error
 from flows.segments import real_segments
 from models.ensemble import make_ensemble
 from models.fit import ModelState, make_fit
-from models.objectives import OBJECTIVES, Context, Parts
+from models.objectives import OBJECTIVES, Context
 from models.rollout import make_rollout, rollout_length
 from replay import ReplayState, Transition, WeightedTransition, buffer, example_transition
 
@@ -47,10 +48,12 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     rollout = config.rollout
     policy_learner = sac.make_sac(config, spec)
     ensemble = make_ensemble(config, spec)
-    parts = Parts(ensemble, spec, policy_learner.q_values, policy_learner.sample)
-    model_learner = make_fit(config, ensemble, OBJECTIVES[config.model.objective](config, parts))
+    parts = sac.parts_of(policy_learner, ensemble, spec)
+    refit = make_refit(config, parts, policy_learner)
+    objective = OBJECTIVES[config.model.objective](config, parts)
+    model_learner = make_fit(config, ensemble, objective, refit)
     rollout_filter = FILTERS[rollout.filter](config, parts)
-    generate = make_rollout(config, parts, rollout_filter)
+    generate = make_rollout(config, parts, rollout_filter, rollout.starts)
     batch_real = int(config.sac.batch_size * rollout.real_ratio)
     batch_model = config.sac.batch_size - batch_real
     refreshes_retained = -(-rollout.retain_steps // config.model.train_every)
@@ -92,8 +95,21 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         return jax.random.split(state.key, 4)
 
     def fit_model(state: MBPOState) -> tuple[MBPOState, Metrics]:
-        key = refresh_keys(state)[1]
-        model, metrics = model_learner.fit(state.model, state.replay, context_of(state), key)
+        arguments = state.model, state.replay, context_of(state), refresh_keys(state)[1]
+        if refit is None:
+            model, metrics = model_learner.fit(*arguments)
+        else:
+            learner = Learner(
+                state.sac,
+                state.model_replay,
+                state.window,
+                state.replay,
+                scheduled_length(state.env_steps),
+            )
+            model, learner, metrics = model_learner.fit_and_refit(*arguments, learner)
+            state = state.replace(
+                sac=learner.sac, model_replay=learner.model_replay, window=learner.window
+            )
         segments = real_segments(
             jax.random.fold_in(state.key, OPEN_LOOP_KEY),
             state.replay,

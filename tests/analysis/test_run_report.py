@@ -37,9 +37,7 @@ def make_run(workdir, returns, **extra):
 
 def test_interval_is_student_t_over_the_last_axis():
     # By hand: mean 2, standard deviation 1, n = 3, and the tabulated quantile t(0.975, 2) = 4.3027.
-    assert t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(
-        4.3027 / 3**0.5, rel=1e-4
-    )
+    assert t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
     values = np.random.default_rng(0).normal(size=(4, 7))
     low, high = scipy.stats.t.interval(
         0.95, df=6, loc=values.mean(axis=1), scale=scipy.stats.sem(values, axis=1)

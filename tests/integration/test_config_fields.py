@@ -26,7 +26,6 @@ DRIVER_ONLY = {
     "logging.tensorboard": "where to write",
     "logging.wandb": "where to write",
     "logging.wandb_project": "where to write",
-    "model.objective": "one implementation so far",
 }
 OTHER = {
     "total_steps": 700,
@@ -40,6 +39,11 @@ OTHER = {
     "sac.layer_norm": True,
     "sac.num_critics": 3,
     "sac.learning_rate": 1e-2,
+    "sac.critic_learning_rate": 1e-2,
+    "sac.policy_learning_rate": 1e-2,
+    "sac.temperature_learning_rate": 1e-2,
+    "sac.max_grad_norm": 0.5,
+    "sac.policy_update_every": 2,
     "sac.target_update_rate": 0.1,
     "sac.target_update_every": 7,
     "sac.learn_temperature": False,
