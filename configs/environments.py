@@ -1,8 +1,8 @@
 """Per-environment constants: two published presets, keyed by environment family.
 
-A family is an environment id without module, namespace, version and `Truncated`: `Hopper-v4` and
-`Hopper-v5` are "Hopper", `AntTruncated-v5` and `Ant-v5` are "Ant". Every constant has the name it
-has on the command line.
+A family is an environment id without module, namespace, version, `Truncated` and distracting
+dimensions: `Hopper-v4` and `Hopper-v5+linear10` are "Hopper", `AntTruncated-v5` and `Ant-v5` are
+"Ant". Every constant has the name it has on the command line.
 
 Sources:
   original  Janner et al. 2019, "When to Trust Your Model" (arXiv:1906.08253), Appendix C, and the
@@ -382,8 +382,9 @@ PRESETS: dict[str, tuple[Constants, dict[str, Constants], Constants]] = {
 
 
 def family(env_id: str) -> str:
-    """Returns the family of an environment id: no module, namespace, version or `Truncated`."""
-    name = re.sub(r"-v\d+$", "", re.split("[:/]", env_id)[-1])
+    """Returns the family of an environment id, which is only the name of the task."""
+    task = re.split("[:/]", env_id)[-1].partition("+")[0]
+    name = re.sub(r"-v\d+$", "", task)
     return re.sub(r"Truncated(Obs)?$", "", name)
 
 

@@ -28,6 +28,9 @@ OBJECTIVE_ALIASES: dict[tuple[str | None, str | None], str] = {
 VALUE_AWARE = ("ma_l1", "vaml", "vep", "vagram")
 """Objectives that the block `objective` is about."""
 
+VALUE = ("critic", "action", "mask_terminal", "include_entropy")
+"""Fields of the block `objective` that say what the value of a state is, for every model."""
+
 
 def get(config: ConfigDict, name: str) -> Any:
     """Returns the field with the dotted name `name`."""
@@ -46,6 +49,8 @@ def uses(config: ConfigDict, name: str) -> bool:
         return True
     if name.startswith("flow."):
         return (config.rollout.filter or "").startswith("flow_")
+    if name.removeprefix("objective.") in VALUE:
+        return recipe.objective is not None  # diagnostics of every model ask that value
     if name.startswith("objective."):
         return config.model.objective in VALUE_AWARE
     if name.startswith("refit."):

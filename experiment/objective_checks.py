@@ -28,11 +28,11 @@ def allowed_names() -> dict[str, Collection[str]]:
 
 def check_objective(config: ConfigDict) -> Iterator[str]:
     """Yields what the value-aware losses cannot work with."""
+    quantile = "objective.gradient_quantile"
+    if uses(config, quantile) and not 0 < config.objective.gradient_quantile <= 1:
+        yield f"{flag(config, quantile)} is not in (0, 1]: use for example 0.95, or 1 for no limit."
     if not uses(config, "objective.critic"):
         return
-    if not 0 < config.objective.gradient_quantile <= 1:
-        name = "objective.gradient_quantile"
-        yield f"{flag(config, name)} is not in (0, 1]: use for example 0.95, or 1 for no limit."
     if config.objective.include_entropy and config.objective.action == "mean":
         yield (
             f"{flag(config, 'objective.include_entropy')} needs a sampled action: add "

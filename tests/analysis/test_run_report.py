@@ -3,11 +3,9 @@ import time
 
 import numpy as np
 import pytest
-import scipy.stats
 from matplotlib.image import imread
 
 from analysis import run_report
-from analysis.statistics import t_interval
 from errors import UserError
 from experiment.metrics import MetricsWriter
 from experiment.run_folder import close_run, open_run
@@ -33,20 +31,6 @@ def make_run(workdir, returns, **extra):
         clock = 60.0 * (index + 1)
         rows = [{"wall_clock": clock, "eval/return": value, **extra} for value in values]
         writer.write(1000 * (index + 1), rows)
-
-
-def test_interval_is_student_t_over_the_last_axis():
-    # By hand: mean 2, standard deviation 1, n = 3, and the tabulated quantile t(0.975, 2) = 4.3027.
-    assert t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
-    values = np.random.default_rng(0).normal(size=(4, 7))
-    low, high = scipy.stats.t.interval(
-        0.95, df=6, loc=values.mean(axis=1), scale=scipy.stats.sem(values, axis=1)
-    )
-    np.testing.assert_allclose(t_interval(values), (high - low) / 2, rtol=1e-12)
-
-
-def test_one_seed_has_no_interval():
-    assert np.isnan(t_interval(np.zeros((4, 1)))).all()
 
 
 def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):

@@ -1,0 +1,241 @@
+"""The page of results: every algorithm on every environment, from the metrics of finished runs."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agents.recipes import RECIPES
+from analysis import comparison, grouping, runs
+from analysis.comparison import Curves, final_returns
+from analysis.findings import number
+from analysis.rendering import markdown_table
+from analysis.run_report import FINAL_EVALUATIONS, REPORT_FILE
+from analysis.runs import CLOCK, Run
+from analysis.statistics import FEWEST_FOR_INTERVAL, t_interval
+from configs import default
+from experiment.files import disk_problems_as_user_errors, write_text_atomically
+from experiment.progress import duration
+
+# Where MBPO and its successors are compared; a row without them would hide what was not run.
+ENVIRONMENTS = (
+    "Hopper-v5",
+    "HalfCheetah-v5",
+    "Walker2d-v5",
+    "AntTruncated-v5",
+    "HumanoidTruncated-v5",
+)
+# Fields that make a variant of an algorithm, with a row of its own.
+_VARIANTS = ("use_algo", "model.objective", "rollout.filter")
+_EMPTY = "\N{EN DASH}"
+
+
+class Entry(NamedTuple):
+    """One run on the page."""
+
+    run: Run
+    curves: Curves
+    row: str  # algorithm, and variant if it is one
+    changed: dict[str, Any]  # settings that are not those of the preset, by dotted name
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Row and column of the matrix."""
+        return self.row, self.run.config["env"]
+
+
+def write(paths: Sequence[Path], file: Path) -> None:
+    """Writes the page on all runs at or below `paths`, with links relative to `file`.
+
+    Raises:
+      UserError: there is no run with an evaluation, or the disk is full or not writable.
+    """
+    text = page(paths, file)
+    with disk_problems_as_user_errors(file.parent, "The leaderboard"):
+        write_text_atomically(file, text)
+
+
+def page(paths: Sequence[Path], file: Path) -> str:
+    """Returns the page as Markdown.
+
+    Args:
+      paths: run folders, or folders below which they are searched.
+      file: where the page will be; its links are relative to that.
+
+    Raises:
+      UserError: there is no run with an evaluation.
+    """
+    root = file.parent
+    found, notes = runs.load(paths)
+    entries = [entry for run in found for entry in _entries(run)]
+    command = f"python report.py {' '.join(map(str, paths))} --leaderboard {file}"
+    sections = [
+        "# Results",
+        f"Written by `{command}` from the CSV files below; not to be edited. Published values to "
+        "compare with are in [published.csv](published.csv).",
+        _matrix(entries, root),
+        "## Runs",
+        "Each folder is a run as `train.py` left it, without checkpoints and TensorBoard files; "
+        "its report has the command. Changed settings are those that differ from the preset of "
+        "the algorithm on that environment, apart from seeds, steps and evaluation.",
+        _runs(entries, root),
+        _studies(paths, root),
+        "## Notes\n\n" + "\n".join(f"- {note}" for note in notes) if notes else "",
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _entries(run: Run) -> list[Entry]:
+    row, changed = _changes(run.config)
+    groups, _ = grouping.group([run])
+    return [
+        Entry(run, curves, row, changed)
+        for group in groups
+        for curves in comparison.common(group)[0]
+    ]
+
+
+def _changes(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the row of a configuration and the settings that its row does not imply."""
+    chosen = {"algo": config["algo"], "preset": config["preset"]}
+    preset = _preset(config["env"], chosen)
+    variant = []
+    for name in _VARIANTS:
+        value = config[name]
+        if value is not None and value != preset[name]:
+            variant.append(f"{name}={value}")
+            chosen[name] = value
+            preset = _preset(config["env"], chosen)
+    expected, given = grouping.settings(preset), grouping.settings(config)
+    # A run that is older than a field has no value of it that could be a change.
+    changed = {
+        name: json.loads(value)
+        for name, value in given.items()
+        if value not in ("null", expected.get(name))
+    }
+    return ", ".join([config["algo"], *variant]), changed
+
+
+def _preset(env: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the resolved configuration, by dotted name, of someone who sets only these fields."""
+    from experiment import configuration  # here, because it may import JAX
+
+    config = default.get_config(env)
+    config.update_from_flattened_dict(fields)
+    return runs.flatten(configuration.resolve(config).to_dict())
+
+
+def _matrix(entries: list[Entry], root: Path) -> str:
+    """Returns algorithms against environments, with footnotes."""
+    order = {name: index for index, name in enumerate(RECIPES)}  # others, of other versions, last
+    rows = sorted(
+        {*RECIPES, *(entry.row for entry in entries)},
+        key=lambda row: (order.get(row.split(",")[0], len(order)), row),
+    )
+    envs = list(dict.fromkeys([*ENVIRONMENTS, *sorted(e.run.config["env"] for e in entries)]))
+    footnotes: list[str] = []
+    table = [
+        [
+            row,
+            *(
+                _cell([e for e in entries if e.place == (row, env)], root, footnotes)
+                for env in envs
+            ),
+        ]
+        for row in rows
+    ]
+    text = (
+        f"Final return: the mean of the last {FINAL_EVALUATIONS} evaluations, over seeds with the "
+        "half-width of its 95 % Student-t interval, or the range of two seeds. "
+        f"{_EMPTY} has not been run."
+    )
+    return "\n\n".join(
+        filter(None, [text, markdown_table(["", *envs], table), "\n".join(footnotes)])
+    )
+
+
+def _cell(candidates: list[Entry], root: Path, footnotes: list[str]) -> str:
+    """Returns the outcome of the run closest to the preset; adds a footnote if it is not there."""
+    if not candidates:
+        return _EMPTY
+    best = min(candidates, key=lambda e: (len(e.changed), -len(e.curves.returns), -e.run.step))
+    link = f"[{_outcome(best.curves)}]({_target(best.run.folder, root)})"
+    if not best.changed:
+        return link
+    index = len(footnotes) + 1
+    footnotes.append(
+        f"{index}. {os.path.relpath(best.run.folder, root)} changes "
+        f"{_count(len(best.changed), 'setting')} of the preset, listed below."
+    )
+    return f"{link} <sup>{index}</sup>"
+
+
+def _runs(entries: list[Entry], root: Path) -> str:
+    header = ["folder", "what", "final return", "best evaluation", "time", "hardware", "changed"]
+    rows = []
+    for entry in sorted(entries, key=lambda e: str(e.run.folder)):
+        clock = max(frame[CLOCK].max() for frame in entry.run.seeds.values())
+        changed = [f"`{name}={_shown(value)}`" for name, value in entry.changed.items()]
+        rows.append(
+            [
+                f"[{os.path.relpath(entry.run.folder, root)}]({_target(entry.run.folder, root)})",
+                f"{entry.row} on {entry.run.config['env']}",
+                _outcome(entry.curves),
+                number(entry.curves.returns.max()),
+                duration(clock),
+                _hardware(entry.run.environment.get("hardware") or {}),
+                ", ".join(changed) or "nothing",
+            ]
+        )
+    return markdown_table(header, rows)
+
+
+def _studies(paths: Sequence[Path], root: Path) -> str:
+    """Links the folders directly below that are no runs, with the title of their README."""
+    lines = []
+    for path in paths:
+        run_folders = set(runs.find(path))
+        for folder in sorted(child for child in path.glob("*") if child.is_dir()):
+            if folder in run_folders or path in run_folders:
+                continue
+            name = os.path.relpath(folder, root)
+            readme = folder / "README.md"
+            if readme.exists():
+                title = readme.read_text().splitlines()[0].lstrip("# ")
+                lines.append(f"- [{name}]({name}/README.md): {title}")
+            else:
+                lines.append(f"- [{name}]({name})")
+    return "## Studies\n\n" + "\n".join(lines) if lines else ""
+
+
+def _outcome(curves: Curves) -> str:
+    """Returns e.g. `434 ± 329 (5 seeds, 5,000 steps)`."""
+    scores = final_returns(curves)
+    if len(scores) >= FEWEST_FOR_INTERVAL:
+        value = f"{number(scores.mean())} ± {number(float(t_interval(scores)))}"
+    elif np.ptp(scores) > 0:
+        value = f"{number(scores.min())} to {number(scores.max())}"
+    else:
+        value = number(scores[0])
+    return f"{value} ({_count(len(scores), 'seed')}, {curves.steps[-1]:,} steps)"
+
+
+def _hardware(hardware: dict[str, Any]) -> str:
+    devices = ", ".join(dict.fromkeys(hardware.get("devices", [])))
+    return f"{hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores, {devices}"
+
+
+def _target(folder: Path, root: Path) -> str:
+    report = folder / REPORT_FILE
+    return os.path.relpath(report if report.exists() else folder, root)
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" + "s" * (count != 1)
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

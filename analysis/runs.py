@@ -1,0 +1,203 @@
+"""Reads run folders, whatever state they are in; what is wrong with one is a line, not an error."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from configs import default
+from errors import UserError
+from experiment.metrics import EPOCHS
+from experiment.run_folder import CONFIG_FILE, LOCK_FILE, read_config
+
+STEP, RETURN, CLOCK = "env_step", "eval/return", "wall_clock"
+KERNEL_LOCKS = Path("/proc/locks")
+_SHOWN = 5  # names listed in one line, the rest is counted
+
+
+class Run(NamedTuple):
+    """One run folder, as far as it can be used."""
+
+    folder: Path
+    config: dict[str, Any]  # by dotted name; fields younger than the run have their default
+    environment: dict[str, Any]  # versions, commit and hardware, as in config.json
+    seeds: dict[int, pd.DataFrame]  # one row per epoch; only seeds with at least one evaluation
+
+    @property
+    def step(self) -> int:
+        """Environment steps per seed so far."""
+        return max(int(frame[STEP].iloc[-1]) for frame in self.seeds.values())
+
+    @property
+    def name(self) -> str:
+        """What it is, as a title: `mbpo on Hopper-v5`."""
+        return f"{self.config['algo']} on {self.config['env']}"
+
+
+def load(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """Loads run folders.
+
+    Args:
+      paths: run folders, or folders below which they are searched.
+
+    Returns:
+      The runs that have at least one evaluation, each once, and a line for every problem.
+
+    Raises:
+      UserError: there is no such run; the message has all the lines.
+    """
+    runs, notes, seen = [], [], set()
+    for path in paths:
+        folders = list(find(path))
+        if not folders:
+            notes.append(f"{path}: no run folder is here or below (none has a {CONFIG_FILE}).")
+        for folder in folders:
+            if folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                run, problems = _load(folder)
+                runs += [run] if run else []
+                notes += [f"{folder}: {problem}" for problem in problems]
+    if not runs:
+        raise UserError("there is no run to report on:" + "".join(f"\n  {n}" for n in notes))
+    return runs, notes
+
+
+def find(path: Path) -> Iterator[Path]:
+    """Yields the run folders at or below a path, by name; nothing inside a run folder is one."""
+    for folder, below, files in os.walk(path):
+        if CONFIG_FILE in files or "metrics" in below:
+            below.clear()
+            yield Path(folder)
+        below.sort()
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested dictionaries as one, e.g. `{"model.num_members": 7}`."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= (
+            flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
+    return flat
+
+
+def read_seed(path: Path) -> pd.DataFrame:
+    """Returns the table of one seed; a last line without its end is still being written.
+
+    Raises:
+      ValueError: the file is damaged; the message says where.
+    """
+    text = path.read_text()
+    header, *lines = [*csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))] or [[]]
+    if STEP not in header:
+        raise ValueError(f"its first line has no column {STEP}")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise ValueError(f"line {number} has {len(line)} values for {len(header)} columns")
+        try:
+            rows.append([float(cell) if cell else np.nan for cell in line])
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    frame = pd.DataFrame(rows, columns=header, dtype=float)
+    if not (np.diff(frame[STEP], prepend=-1) > 0).all():
+        raise ValueError(f"the values of {STEP} do not increase")
+    if CLOCK not in frame:
+        frame[CLOCK] = np.nan
+    return frame.astype({STEP: int})
+
+
+def _load(folder: Path) -> tuple[Run | None, list[str]]:
+    try:
+        content = read_config(folder)
+        config = flatten(content["config"])
+        environment = dict(content["environment"])
+    except UserError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, FileNotFoundError):
+            return None, [f"no {CONFIG_FILE}, so what was run here is unknown; left out."]
+        return None, [f"{CONFIG_FILE} is damaged ({error.__cause__}); left out."]
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        return None, [f"{CONFIG_FILE} cannot be used ({error}); left out."]
+    if not {"algo", "env"} <= config.keys():
+        return None, [f"{CONFIG_FILE} names no algo and env; left out."]
+    seeds, problems = _read_seeds(folder, config)
+    defaults = flatten(default.get_config().to_dict())
+    if unknown := sorted(config.keys() - defaults):
+        problems.append(_other_version(environment, f"this one does not know {listed(unknown)}"))
+    if seeds and not any(RETURN in frame for frame in seeds.values()):
+        problems.append(_other_version(environment, f"no column {RETURN}; left out"))
+        return None, problems
+    evaluated = {
+        seed: frame
+        for seed, frame in seeds.items()
+        if RETURN in frame and np.isfinite(frame[RETURN]).any()
+    }
+    run = Run(folder, {**defaults, **config}, environment, evaluated)
+    if not evaluated:
+        writer = _writer(folder)
+        note = f"no evaluation yet (process {writer} is at it)" if writer else "no evaluation yet"
+        return None, [*problems, f"{note}; left out."]
+    return run, [*problems, *_state(run)]
+
+
+def _read_seeds(folder: Path, config: dict[str, Any]) -> tuple[dict[int, pd.DataFrame], list[str]]:
+    seeds, problems = {}, []
+    for path in sorted(folder.glob(f"metrics/{EPOCHS}_*.csv")):
+        try:
+            seeds[int(path.stem.removeprefix(f"{EPOCHS}_"))] = read_seed(path)
+        except (OSError, ValueError, csv.Error) as error:
+            problems.append(f"metrics/{path.name} is damaged ({error}); this seed is left out.")
+    first, count = config.get("seed", 0), config.get("num_seeds", 1)
+    found = len(seeds) + len(problems)
+    if 0 < found < count:
+        expected = {f"{EPOCHS}_{seed}.csv" for seed in range(first, first + count)}
+        missing = sorted(expected - {path.name for path in folder.glob("metrics/*.csv")})
+        problems.append(f"metrics/ lacks {listed(missing)} of {count} seeds.")
+    return dict(sorted(seeds.items())), problems
+
+
+def _state(run: Run) -> list[str]:
+    total = run.config["total_steps"]
+    at = f"at step {run.step:,}" + (f" of {total:,}" if total else "")
+    if writer := _writer(run.folder):
+        return [f"still being written (process {writer}), {at}."]
+    if total and run.step < total:
+        return [
+            f"stopped {at}: repeat its command with `--workdir={run.folder}` to resume. "
+            "(No process of this machine is at it.)"
+        ]
+    return []
+
+
+def _writer(folder: Path) -> int | None:
+    """Returns the process that holds the lock of a run folder; the lock itself is not touched."""
+    try:
+        status = (folder / LOCK_FILE).stat()
+        locks = KERNEL_LOCKS.read_text()
+    except OSError:
+        return None
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for line in locks.splitlines():
+        fields = line.split()
+        if device in fields and "FLOCK" in fields and "->" not in fields:  # "->" waits for it
+            return int(fields[fields.index(device) - 1])
+    return None
+
+
+def _other_version(environment: dict[str, Any], what: str) -> str:
+    commit = (environment.get("git") or {}).get("commit", "unknown")[:7]
+    jax = (environment.get("versions") or {}).get("jax", "unknown")
+    return f"written by another version (commit {commit}, jax {jax}): {what}."
+
+
+def listed(names: list[str]) -> str:
+    """Returns names for a single line: the first few and how many there are besides."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
