@@ -189,6 +189,9 @@ def test_an_environment_outside_the_table_gets_one_step_rollouts(preset):
         ("HumanoidTruncatedObs-v2", "Humanoid"),
         ("my_package.envs:Corridor-v0", "Corridor"),
         ("space/Walker2d-v12", "Walker2d"),
+        ("Hopper-v5+linear10", "Hopper"),
+        ("my_package.envs:HumanoidTruncated-v5+noise4", "Humanoid"),
+        ("Corridor+chaotic2", "Corridor"),
     ],
 )
 def test_family(env_id, family):

@@ -261,18 +261,17 @@ def test_diverged_predictions_give_numbers(objective, delta):
     assert metrics["value_error_5"] == pytest.approx(LARGEST_ERROR)
 
 
-def test_one_dimension_has_nothing_flat_beside_it():
-    config, spec = tiny.config(), tiny.spec(observation_size=1)
-    agent = mbpo.make_agent(config, spec)
+@pytest.mark.parametrize("size", [1, 2])
+def test_one_dimension_has_nothing_flat_beside_it(size):
+    agent = mbpo.make_agent(tiny.config(), tiny.spec(observation_size=size))
     state = jax.eval_shape(agent.init, jax.random.key(0))
     _, metrics = jax.eval_shape(agent.refresh[0].run, state)
-    assert "objective/log_variance_steep" in metrics
-    assert "objective/log_variance_flat" not in metrics
+    names = {name.removeprefix("objective/") for name in metrics if "objective/" in name}
+    assert names == set(NAMES[: 3 + size])
 
 
-@pytest.mark.parametrize("objective", ["mle", "vagram"])
-def test_every_fit_reports_them(objective):
-    agent = mbpo.make_agent(tiny.config(model__objective=objective), tiny.spec())
+def test_every_fit_reports_them():
+    agent = mbpo.make_agent(tiny.config(model__objective="vagram"), tiny.spec())
     state = jax.jit(agent.init)(jax.random.key(0))
     rng = np.random.default_rng(4)
     draw = lambda *more: jnp.float32(rng.uniform(-1, 1, (100, *more)))  # noqa: E731
@@ -283,6 +282,5 @@ def test_every_fit_reports_them(objective):
     metrics = {name: float(value) for name, value in metrics.items()}
     assert {f"objective/{name}" for name in NAMES} <= set(metrics)
     assert first_non_finite([metrics]) is None
-    agrees = metrics["objective/mle_cosine"] == pytest.approx(1.0, abs=1e-5)
-    assert agrees == (objective == "mle")
+    assert 0 < abs(metrics["objective/mle_cosine"]) < 0.99
     assert metrics["objective/value_error_5"] > 0
