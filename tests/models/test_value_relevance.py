@@ -25,8 +25,9 @@ from envs.spec import EnvSpec
 from experiment.configuration import resolve
 from models import normalizer
 from models.ensemble import Normalizers, Prediction, make_ensemble
+from models.fit import make_fit
 from models.objectives import OBJECTIVES, Context, Parts
-from replay import Transition
+from replay import Transition, buffer, example_transition
 
 GAMMA = 0.9
 A = np.array([[0.8, 0.0], [0.3, -0.4]])
@@ -37,6 +38,7 @@ INPUTS = linalg.block_diag(STATES, 0.5)  # of (s, a)
 CHANGE = np.hstack([A - np.eye(2), B])  # s' - s = CHANGE (s, a) + noise
 NEXT = np.hstack([A, B])
 
+NO_CRITICS = {"none": jnp.zeros(1)}  # Q is known in closed form
 VALUE_AWARE = ("ma_l1", "vaml", "vep", "vagram")
 ROWS, RESTARTS, GRADIENT_STEPS = 20_000, 2, 250
 
@@ -224,8 +226,8 @@ def never(observation, action, next_observation):
 def parts_of(config, control):
     sizes = control.b.shape
     spec = EnvSpec("Toy-v0", *sizes, (-1.0,) * sizes[1], (1.0,) * sizes[1], never, control.reward)
-    q_values, greedy = control.q_values, control.greedy
-    return Parts(make_ensemble(config, spec), spec, q_values, None, None, greedy, lambda key: {})
+    ensemble, init_critics = make_ensemble(config, spec), lambda key: NO_CRITICS
+    return Parts(ensemble, spec, control.q_values, None, None, control.greedy, init_critics)
 
 
 @functools.cache
@@ -238,7 +240,7 @@ def found(objective):
     parts = parts._replace(ensemble=parts.ensemble._replace(predict=rank_one))
     made = OBJECTIVES[objective](config, parts)
     identity = Normalizers(normalizer.identity(3), normalizer.identity(2))
-    context = Context((), {}, {}, jnp.zeros(()), identity)
+    context = Context((), NO_CRITICS, NO_CRITICS, jnp.zeros(()), identity)
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (RESTARTS, *x.shape)), data())
     rng = np.random.default_rng(2)
     params = {
@@ -277,11 +279,10 @@ def data():
     rng = np.random.default_rng(3)
     inputs = rng.multivariate_normal(np.zeros(3), INPUTS, ROWS)
     noise = rng.multivariate_normal(np.zeros(2), NOISE, ROWS)
-    observation, action = np.float32(inputs[:, :2]), np.float32(inputs[:, 2:])
-    next_observation = np.float32(observation + inputs @ CHANGE.T + noise)
-    zeros = np.zeros(ROWS, np.float32)
-    rows = Transition(observation, action, zeros, next_observation, zeros, zeros)
-    return jax.tree.map(jnp.asarray, rows)  # the reward is known, no loss looks at it
+    next_observation = inputs[:, :2] + inputs @ CHANGE.T + noise
+    s, u, s_next = (jnp.float32(x) for x in (inputs[:, :2], inputs[:, 2:], next_observation))
+    zeros = jnp.zeros(ROWS)
+    return Transition(s, u, LQR.reward(s, u, s_next), s_next, zeros, zeros)
 
 
 def explained(linear):
@@ -317,3 +318,83 @@ def test_least_squares_follow_the_first_singular_direction():
     left = np.linalg.svd(CHANGE @ np.linalg.cholesky(INPUTS))[0][:, 0]
     direction = found("mse")[:, 0] / np.linalg.norm(found("mse")[:, 0])
     assert abs(left @ direction) > 0.999
+
+
+# --- the whole fit of a small network, among distracting dimensions ------------------------------
+
+RELEVANT, DISTRACTING, SEEDS = 2, 12, 3
+REPLAY_ROWS, FIT_STEPS = 3000, 1000
+
+
+def oscillator():
+    """A driven rotation, and dimensions beside it that the cost does not know."""
+    a, b = np.zeros((RELEVANT + DISTRACTING,) * 2), np.zeros((RELEVANT + DISTRACTING, 1))
+    a[:RELEVANT, :RELEVANT], b[1] = [[0.9, 0.2], [-0.2, 0.9]], 0.5
+    return solve(a, b, np.diag([1.0, 0.1] + [0.0] * DISTRACTING))
+
+
+def distracted(control, rng, rotation, rows):
+    """Transitions in which the distracting dimensions rotate, with less noise than the others."""
+    size = RELEVANT + DISTRACTING
+    observation, action = rng.normal(size=(rows, size)), rng.uniform(-1, 1, (rows, 1))
+    next_observation = observation @ control.a.T + action @ control.b.T
+    next_observation[:, RELEVANT:] = 0.95 * observation[:, RELEVANT:] @ rotation.T
+    next_observation += rng.normal(size=(rows, size)) * np.repeat(
+        [0.05, 0.01], (RELEVANT, DISTRACTING)
+    )
+    s, u, s_next = (jnp.float32(x) for x in (observation, action, next_observation))
+    zeros = jnp.zeros(rows)
+    return Transition(s, u, control.reward(s, u, s_next), s_next, zeros, zeros)
+
+
+@functools.cache
+def fitted_value_errors(objective):
+    """Root-mean-square error of V on fresh rows, in standard deviations of V, for every seed."""
+    control = oscillator()
+    config = settings(
+        objective,
+        objective__gradient_quantile=0.95,
+        model__num_members=2,
+        model__num_elites=1,
+        model__learning_rate=5e-3,
+        model__max_gradient_steps=FIT_STEPS,
+        model__patience=FIT_STEPS,
+        model__validation="objective",
+    )
+    parts = parts_of(config, control)
+    fit = make_fit(config, parts.ensemble, OBJECTIVES[objective](config, parts))
+
+    @jax.jit
+    def run(rows, test, key):
+        replay = buffer.init(REPLAY_ROWS, example_transition(RELEVANT + DISTRACTING, 1))
+        replay = buffer.add_masked(replay, rows, jnp.ones(REPLAY_ROWS, bool))
+        init_key, fit_key = jax.random.split(key)
+        model = fit.init(init_key)
+        context = Context((), NO_CRITICS, NO_CRITICS, jnp.zeros(()), model.normalizers)
+        model, metrics = fit.fit(model, replay, context, fit_key)
+        observation, action = test.observation[None], test.action[None]
+        target = parts.ensemble.predict(
+            model.elite_params(), model.normalizers, observation, action
+        ).mean
+        return parts.ensemble.decode(observation, action, target)[0][0], metrics["model/fit_steps"]
+
+    def error(seed):
+        rng = np.random.default_rng(seed)
+        rotation, _ = np.linalg.qr(rng.normal(size=(DISTRACTING, DISTRACTING)))
+        rows, test = (distracted(control, rng, rotation, REPLAY_ROWS) for _ in range(2))
+        predicted, steps = run(rows, test, jax.random.key(seed))
+        assert steps == FIT_STEPS
+        value, predicted_value = (
+            np.einsum("ni,ij,nj->n", x, -control.p, x) for x in (test.next_observation, predicted)
+        )
+        return np.sqrt(np.square(value - predicted_value).mean()) / value.std()
+
+    return np.array([error(seed) for seed in range(SEEDS)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["vaml", "vagram"])
+def test_a_small_network_spends_its_units_where_the_value_is(objective):
+    likelihood, aware = fitted_value_errors("mle"), fitted_value_errors(objective)
+    print(objective, likelihood, aware)
+    assert (aware < 0.5 * likelihood).all()  # the same network, three seeds
