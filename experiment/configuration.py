@@ -73,9 +73,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
         or resolved.objective.mle_weight > 0
     )
     _fill(resolved, {"rollout.deterministic": not trains_variance})
-    for part in ("critic", "policy", "temperature"):
-        _fill(resolved, {f"sac.{part}_learning_rate": resolved.sac.learning_rate})
-    if (resolved.total_steps or 0) > 0:  # a mistake is not copied, it would be reported twice
+    if (resolved.sac.learning_rate or 0) > 0:  # a mistake is not copied, it would be reported twice
+        for part in ("critic", "policy", "temperature"):
+            _fill(resolved, {f"sac.{part}_learning_rate": resolved.sac.learning_rate})
+    if (resolved.total_steps or 0) > 0:
         _fill(resolved, {"replay_capacity": resolved.total_steps})
     if spec := checks.find_spec(resolved.env):
         _fill(resolved, {"sac.target_entropy": -float(spec.action_size)})

@@ -295,7 +295,6 @@ def explained(linear):
 def test_descent_on_the_loss_reaches_the_optimum_of_its_expectation(objective):
     best, _ = optimum(objective)
     reached = EXPECTED[objective](found(objective))
-    print(objective, best, reached, value_error(found(objective)), explained(found(objective)))
     margin = 0.01 if objective == "mle" else 0.01 * best  # a likelihood has no natural zero
     assert best - 1e-6 <= reached <= best + margin
 
@@ -396,5 +395,4 @@ def fitted_value_errors(objective):
 @pytest.mark.parametrize("objective", ["vaml", "vagram"])
 def test_a_small_network_spends_its_units_where_the_value_is(objective):
     likelihood, aware = fitted_value_errors("mle"), fitted_value_errors(objective)
-    print(objective, likelihood, aware)
     assert (aware < 0.5 * likelihood).all()  # the same network, three seeds
