@@ -44,7 +44,7 @@ def make_diagnostics(config: ConfigDict, parts: Parts, objective: ModelObjective
       "objective/log_variance_steep", "..._flat": predicted log-variance, relative to that of the
         target, along and across dV/ds' at the real next state (`_along_and_across`).
     """
-    value = make_value(config, parts)
+    value = make_value(config, parts, discounted=False)
     likelihood = mle.make(config, parts)
 
     def diagnose(

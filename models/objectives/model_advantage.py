@@ -17,7 +17,7 @@ def make(
     norm: Callable[[chex.Array], chex.Array], config: ConfigDict, parts: Parts
 ) -> ModelObjective:
     """Returns the norm of V(s') - V(model's s') plus the squared error of the reward."""
-    value = make_value(config, parts)
+    value = make_value(config, parts, discounted=config.objective.include_discount)
 
     def rows(
         state: ObjectiveState, real: Outcome, predicted: Outcome, context: Context, key

@@ -15,7 +15,7 @@ FORMS = {"bounded": losses.vagram_bounded, "taylor": losses.vagram_taylor}
 def make(config: ConfigDict, parts: Parts) -> ModelObjective:
     """Returns the value-gradient weighted error of s' plus the squared error of the reward."""
     hyper = config.objective
-    value = make_value(config, parts)
+    value = make_value(config, parts, discounted=hyper.include_discount)
     form = FORMS[hyper.vagram_form]
     per_row = jax.vmap(jax.vmap(form, in_axes=(0, 1)), in_axes=(0, 1))  # over E, then B
 

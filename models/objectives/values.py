@@ -43,8 +43,8 @@ def some_critics(critics: chex.ArrayTree, config: ConfigDict) -> chex.ArrayTree:
     return jax.tree.map(lambda leaf: leaf[:first], critics)
 
 
-def make_value(config: ConfigDict, parts: Parts) -> Value:
-    """Builds V(s) = Q(s, a) with the policy's action a, and what the configuration adds to it.
+def make_value(config: ConfigDict, parts: Parts, *, discounted: bool) -> Value:
+    """Builds V(s) = Q(s, a) with the policy's action a, times the discount if `discounted`.
 
     The gradient reaches the state through Q alone: the action, the entropy and all parameters are
     constants. (By the envelope theorem that is the whole gradient where the policy is optimal.)
@@ -66,7 +66,7 @@ def make_value(config: ConfigDict, parts: Parts) -> Value:
         v = reduce(parts.q_values(critics, rows, action))
         if hyper.include_entropy:
             v = v - jnp.exp(context.log_temperature) * log_prob
-        if hyper.include_discount:
+        if discounted:
             v = config.discount * v
         return v.reshape(observation.shape[:-1])
 

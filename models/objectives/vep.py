@@ -63,7 +63,7 @@ def _random(config: ConfigDict, parts: Parts) -> tuple:
 
 def _history(config: ConfigDict, parts: Parts) -> tuple:
     """The critics at the starts of the last fits, the oldest replaced by the newest."""
-    value = make_value(config, parts)
+    value = make_value(config, parts, discounted=False)  # the backup discounts it
 
     def init(key: chex.PRNGKey) -> ObjectiveState:
         keys = jax.random.split(key, config.objective.vep_count)

@@ -355,3 +355,21 @@ def test_the_history_of_critics_holds_those_of_the_last_fits():
         state = made.begin(state, newer, jax.random.key(0))
     expected = np.stack([ctx.critics["w"][:1] + 2, ctx.critics["w"][:1] + 1, before[0]])
     np.testing.assert_array_equal(state["w"], expected)
+
+
+def test_a_backup_is_discounted_once(monkeypatch):
+    def stay(params, normalizers, observation, action):
+        mean = jnp.zeros((*observation.shape[:-1], 3))  # no change, no reward
+        return Prediction(mean, mean)
+
+    rows = batch()
+    options = {"objective__vep_functions": "critics", "objective__vep_count": 1, "discount": 0.9}
+    made, params, state = build("vep", predict=stay, **options)
+    ctx = context().replace(policy=jnp.float32(0.0))  # the greedy action is 0
+    state = made.begin(state, ctx, jax.random.key(0))
+    v = [
+        0.5 * np.square(x) @ np.array([1.0, -2.0])
+        for x in (rows.next_observation, rows.observation)
+    ]
+    expected = np.square(rows.reward + 0.9 * (v[0] - v[1])).mean(axis=1).sum()
+    assert loss(made, params, state, rows, ctx) == pytest.approx(expected, rel=1e-4)

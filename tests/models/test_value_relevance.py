@@ -212,7 +212,7 @@ def settings(objective, **fields):
     config = default.get_config("Hopper-v5")
     config.algo, config.model.objective, config.discount = "mbpo", objective, GAMMA
     config.objective.update({"gradient_quantile": 1.0, "vep_functions": "critics"})
-    config.objective.update({"vep_count": 1, "include_discount": False})
+    config.objective.update({"vep_count": 1})
     config.model.update({"hidden_depth": 1, "hidden_width": 8, "weight_decay": (0.0,)})
     config.model.learn_variance_bounds = False
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
