@@ -15,18 +15,20 @@ from ml_collections import ConfigDict
 from agents import sac
 from agents.base import Agent, Metrics, Stage
 from agents.filters import FILTERS
+from agents.refit import Learner, make_refit
 from agents.sac import SACState, WeightedBatch
 from envs.spec import EnvSpec
 from flows.evaluation import open_loop_error
 from flows.segments import real_segments
 from models.ensemble import make_ensemble
 from models.fit import ModelState, make_fit
-from models.objectives import OBJECTIVES, Context, Parts
+from models.objectives import OBJECTIVES, Context
+from models.objectives.diagnostics import make_diagnostics
 from models.rollout import make_rollout, rollout_length
 from replay import ReplayState, Transition, WeightedTransition, buffer, example_transition
 
 OPEN_LOOP_STEPS, OPEN_LOOP_SEGMENTS = 5, 1000  # of the error reported after every fit
-OPEN_LOOP_KEY = 4  # refresh_keys takes 0 to 3
+OPEN_LOOP_KEY, DIAGNOSTICS_KEY = 4, 5  # folded into the key of the state; 0 to 3 are its split's
 
 
 class MBPOState(struct.PyTreeNode):
@@ -47,10 +49,13 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     rollout = config.rollout
     policy_learner = sac.make_sac(config, spec)
     ensemble = make_ensemble(config, spec)
-    parts = Parts(ensemble, spec, policy_learner.q_values, policy_learner.sample)
-    model_learner = make_fit(config, ensemble, OBJECTIVES[config.model.objective](config, parts))
+    parts = sac.parts_of(policy_learner, ensemble, spec)
+    refit = make_refit(config, parts, policy_learner)
+    objective = OBJECTIVES[config.model.objective](config, parts)
+    model_learner = make_fit(config, ensemble, objective, refit)
+    diagnose = make_diagnostics(config, parts, objective)
     rollout_filter = FILTERS[rollout.filter](config, parts)
-    generate = make_rollout(config, parts, rollout_filter)
+    generate = make_rollout(config, parts, rollout_filter, rollout.starts)
     batch_real = int(config.sac.batch_size * rollout.real_ratio)
     batch_model = config.sac.batch_size - batch_real
     refreshes_retained = -(-rollout.retain_steps // config.model.train_every)
@@ -92,18 +97,43 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         return jax.random.split(state.key, 4)
 
     def fit_model(state: MBPOState) -> tuple[MBPOState, Metrics]:
-        key = refresh_keys(state)[1]
-        model, metrics = model_learner.fit(state.model, state.replay, context_of(state), key)
+        arguments = state.model, state.replay, context_of(state), refresh_keys(state)[1]
+        if refit is None:
+            model, metrics = model_learner.fit(*arguments)
+        else:
+            learner = Learner(
+                state.sac,
+                state.model_replay,
+                state.window,
+                state.replay,
+                scheduled_length(state.env_steps),
+            )
+            model, learner, metrics = model_learner.fit_and_refit(*arguments, learner)
+            state = state.replace(
+                sac=learner.sac, model_replay=learner.model_replay, window=learner.window
+            )
+        state = state.replace(model=model)
+        return state, metrics | diagnose_model(state)
+
+    def diagnose_model(state: MBPOState) -> Metrics:
+        """Compares the fitted model with real segments, and its objective with the likelihood."""
+        model, replay = state.model, state.replay
         segments = real_segments(
             jax.random.fold_in(state.key, OPEN_LOOP_KEY),
-            state.replay,
+            replay,
             OPEN_LOOP_SEGMENTS,
             horizon=OPEN_LOOP_STEPS,
-            recency=state.replay.capacity,
+            recency=replay.capacity,
         )
         error = open_loop_error(parts, model, model.elite_params(), segments)
-        metrics |= {f"model/open_loop_{k}": error[k - 1] for k in (1, OPEN_LOOP_STEPS)}
-        return state.replace(model=model), metrics
+        metrics = {f"model/open_loop_{k}": error[k - 1] for k in (1, OPEN_LOOP_STEPS)}
+        batch_key, key = jax.random.split(jax.random.fold_in(state.key, DIAGNOSTICS_KEY))
+        shape = config.model.num_members, config.model.batch_size
+        rows = buffer.sample(replay, batch_key, shape[0] * shape[1])
+        batch = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), rows)
+        return metrics | diagnose(
+            model, context_of(state), segments.transition, segments.valid, batch, key
+        )
 
     def update_filter(state: MBPOState) -> tuple[MBPOState, Metrics]:
         assert rollout_filter.update is not None, "not a stage of this agent otherwise"

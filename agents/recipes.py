@@ -21,6 +21,10 @@ class Recipe(NamedTuple):
 RECIPES: dict[str, Recipe] = {
     "sac": Recipe("sac", None, None),
     "mbpo": Recipe("mbpo", "mle", "none"),
+    "vaml": Recipe("mbpo", "vaml", "none"),
+    "ma_l1": Recipe("mbpo", "ma_l1", "none"),
+    "vep": Recipe("mbpo", "vep", "none"),
+    "vagram": Recipe("mbpo", "vagram", "none"),
     "cf_mbpo": Recipe("mbpo", "mle", "flow_both"),
 }
 

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from agents import policies
 from agents.base import Agent, Internals, Metrics
 from envs.spec import EnvSpec
+from models.ensemble import Ensemble
 from models.mlp import MLP, init_ensemble
-from models.objectives.base import QValues, SamplePolicy
+from models.objectives.base import Parts, QValues, SamplePolicy
 from replay import ReplayState, Transition, buffer, example_transition
 
 
@@ -41,8 +42,11 @@ class SAC(NamedTuple):
 
     Attributes:
       init: `(key) -> SACState`.
+      init_critics: `(key) -> critic_params`, untrained.
       update: `(state, batch of Transition [B, ...], key, weight) -> (state, metrics)`; the weight,
         [B] or 1 for all, multiplies the critic loss of each transition.
+      update_critics: `(state, batch, key, weight, count) -> (state, metrics)`, policy evaluation
+        alone; the target critics follow where `count`, from 1, is a multiple of their period.
       sample_and_log_prob: `(policy_params, observation [..., O], key) -> (action [..., A],
         log_prob [...])`.
       sample: the action alone.
@@ -53,7 +57,9 @@ class SAC(NamedTuple):
     """
 
     init: Callable[[chex.PRNGKey], SACState]
+    init_critics: Callable[[chex.PRNGKey], chex.ArrayTree]
     update: Callable[..., tuple[SACState, Metrics]]
+    update_critics: Callable[..., tuple[SACState, Metrics]]
     sample_and_log_prob: Callable[..., tuple[chex.Array, chex.Array]]
     sample: SamplePolicy
     greedy: Callable[[chex.ArrayTree, chex.Array], chex.Array]
@@ -67,20 +73,29 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
     size = {"width": hyper.hidden_width, "depth": hyper.hidden_depth}
     policy_net = MLP(2 * spec.action_size, **size)
     critic_net = MLP(1, **size, layer_norm=hyper.layer_norm)
-    adam = optax.adam(hyper.learning_rate)
+    critic_optimizer = _adam(hyper.critic_learning_rate, hyper.max_grad_norm)
+    policy_optimizer = _adam(hyper.policy_learning_rate, hyper.max_grad_norm)
+    temperature_optimizer = _adam(hyper.temperature_learning_rate, 0.0)
+
+    def init_critics(key: chex.PRNGKey) -> chex.ArrayTree:
+        inputs = spec.observation_size + spec.action_size
+        return init_ensemble(critic_net, key, hyper.num_critics, inputs)
 
     def init(key: chex.PRNGKey) -> SACState:
         policy_key, critic_key = jax.random.split(key)
         policy = policy_net.init(policy_key, jnp.zeros(spec.observation_size))
-        inputs = spec.observation_size + spec.action_size
-        critics = init_ensemble(critic_net, critic_key, hyper.num_critics, inputs)
+        critics = init_critics(critic_key)
         log_temperature = jnp.log(jnp.float32(hyper.initial_temperature))
         return SACState(
             policy=policy,
             critics=critics,
             target_critics=jax.tree.map(jnp.copy, critics),
             log_temperature=log_temperature,
-            optimizer=(adam.init(policy), adam.init(critics), adam.init(log_temperature)),
+            optimizer=(
+                policy_optimizer.init(policy),
+                critic_optimizer.init(critics),
+                temperature_optimizer.init(log_temperature),
+            ),
             updates=jnp.zeros((), jnp.int32),
         )
 
@@ -88,7 +103,8 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         critics: chex.ArrayTree, observation: chex.Array, action: chex.Array
     ) -> chex.Array:
         inputs = jnp.concatenate([observation, action], axis=-1)
-        inputs = jnp.broadcast_to(inputs, (hyper.num_critics, *inputs.shape))
+        num_critics = jax.tree.leaves(critics)[0].shape[0]  # an objective may ask the first alone
+        inputs = jnp.broadcast_to(inputs, (num_critics, *inputs.shape))
         return jax.vmap(critic_net.apply)(critics, inputs)[..., 0]  # [C, B]
 
     def sample_and_log_prob(
@@ -118,57 +134,108 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         q = q_values(state.critics, batch.observation, action).min(axis=0)
         return (jnp.exp(state.log_temperature) * log_prob - q).mean(), log_prob.mean()
 
-    def update(
-        state: SACState, batch: Transition, key: chex.PRNGKey, weight: chex.Numeric = 1.0
+    def update_critics(
+        state: SACState,
+        batch: Transition,
+        key: chex.PRNGKey,
+        weight: chex.Numeric,
+        count: chex.Array,
     ) -> tuple[SACState, Metrics]:
-        target_key, policy_key = jax.random.split(key)
-        policy_opt, critic_opt, temperature_opt = state.optimizer
-
-        next_value = value(state, state.target_critics, batch.next_observation, target_key)
+        next_value = value(state, state.target_critics, batch.next_observation, key)
         target = batch.reward + discount * (1.0 - batch.terminated) * next_value
-
         (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(
             state.critics, batch, target, weight
         )
-        critics, critic_opt = _descend(adam, grads, critic_opt, state.critics)
-        state = state.replace(critics=critics)
-
-        (pi_loss, log_prob), grads = jax.value_and_grad(policy_loss, has_aux=True)(
-            state.policy, state, batch, policy_key
+        policy_opt, critic_opt, temperature_opt = state.optimizer
+        critics, critic_opt = _descend(critic_optimizer, grads, critic_opt, state.critics)
+        rate = jnp.where(count % hyper.target_update_every == 0, hyper.target_update_rate, 0.0)
+        state = state.replace(
+            critics=critics,
+            target_critics=optax.incremental_update(critics, state.target_critics, rate),
+            optimizer=(policy_opt, critic_opt, temperature_opt),
         )
-        policy, policy_opt = _descend(adam, grads, policy_opt, state.policy)
+        return state, {"critic/loss": q_loss, "critic/q": q_mean, "critic/target": target.mean()}
 
+    def update_policy(
+        state: SACState, batch: Transition, key: chex.PRNGKey
+    ) -> tuple[SACState, Metrics]:
+        policy_opt, critic_opt, temperature_opt = state.optimizer
+        (pi_loss, log_prob), grads = jax.value_and_grad(policy_loss, has_aux=True)(
+            state.policy, state, batch, key
+        )
+        policy, policy_opt = _descend(policy_optimizer, grads, policy_opt, state.policy)
         log_temperature = state.log_temperature
         if hyper.learn_temperature:
             # d/d(log alpha) of -log(alpha) (log pi + target entropy): eq. 18 in its usual log form
             grad = -(log_prob + hyper.target_entropy)
             log_temperature, temperature_opt = _descend(
-                adam, grad, temperature_opt, log_temperature
+                temperature_optimizer, grad, temperature_opt, log_temperature
             )
-
-        updates = state.updates + 1
-        rate = jnp.where(updates % hyper.target_update_every == 0, hyper.target_update_rate, 0.0)
         state = state.replace(
             policy=policy,
-            target_critics=optax.incremental_update(critics, state.target_critics, rate),
             log_temperature=log_temperature,
             optimizer=(policy_opt, critic_opt, temperature_opt),
-            updates=updates,
         )
-        metrics = {
-            "critic/loss": q_loss,
-            "critic/q": q_mean,
-            "critic/target": target.mean(),
-            "policy/loss": pi_loss,
-            "policy/entropy": -log_prob,
-            "policy/temperature": jnp.exp(log_temperature),
-        }
-        return state, metrics
+        return state, policy_metrics(pi_loss, log_prob)
+
+    def policy_metrics(pi_loss: chex.Array, log_prob: chex.Array) -> Metrics:
+        return {"policy/loss": pi_loss, "policy/entropy": -log_prob}
+
+    def update(
+        state: SACState, batch: Transition, key: chex.PRNGKey, weight: chex.Numeric = 1.0
+    ) -> tuple[SACState, Metrics]:
+        target_key, policy_key = jax.random.split(key)
+        updates = state.updates + 1
+        state, metrics = update_critics(state, batch, target_key, weight, updates)
+        if hyper.policy_update_every == 1:
+            state, more = update_policy(state, batch, policy_key)
+        else:
+            state, more = jax.lax.cond(
+                updates % hyper.policy_update_every == 0,
+                lambda: update_policy(state, batch, policy_key),
+                lambda: (
+                    state,
+                    policy_metrics(*policy_loss(state.policy, state, batch, policy_key)),
+                ),
+            )
+        metrics |= more | {"policy/temperature": jnp.exp(state.log_temperature)}
+        return state.replace(updates=updates), metrics
 
     def greedy(policy: chex.ArrayTree, observation: chex.Array) -> chex.Array:
         return policies.greedy(policy_net.apply(policy, observation))
 
-    return SAC(init, update, sample_and_log_prob, sample, greedy, q_values, value)
+    return SAC(
+        init=init,
+        init_critics=init_critics,
+        update=update,
+        update_critics=update_critics,
+        sample_and_log_prob=sample_and_log_prob,
+        sample=sample,
+        greedy=greedy,
+        q_values=q_values,
+        value=value,
+    )
+
+
+def parts_of(learner: SAC, ensemble: Ensemble, spec: EnvSpec) -> Parts:
+    """Returns what model objectives and rollout filters are built from."""
+    return Parts(
+        ensemble=ensemble,
+        spec=spec,
+        q_values=learner.q_values,
+        sample_policy=learner.sample,
+        sample_and_log_prob=learner.sample_and_log_prob,
+        greedy_policy=learner.greedy,
+        init_critics=learner.init_critics,
+    )
+
+
+def _adam(learning_rate: float, max_grad_norm: float) -> optax.GradientTransformation:
+    """Adam, on gradients whose global norm is clipped unless `max_grad_norm` is 0."""
+    adam = optax.adam(learning_rate)
+    if not max_grad_norm:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), adam)
 
 
 def _descend(optimizer: optax.GradientTransformation, grads, opt_state, params):

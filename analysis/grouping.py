@@ -98,7 +98,13 @@ def settings(config: dict[str, Any]) -> Settings:
 
     Fields that mean nothing to its algorithm are left open, and so is a replay that never fills.
     """
-    parts = ConfigDict({"algo": config["algo"], "rollout": {"filter": config["rollout.filter"]}})
+    parts = ConfigDict(
+        {
+            "algo": config["algo"],
+            "model": {"objective": config["model.objective"]},
+            "rollout": {"filter": config["rollout.filter"]},
+        }
+    )
     kept = {
         name: json.dumps(value) if uses(parts, name) else _UNUSED
         for name, value in config.items()

@@ -29,12 +29,12 @@ def main(argv: list[str]) -> None:
 
     import envs
     from agents.registry import make_agent
-    from agents.sac import make_sac
+    from agents.sac import make_sac, parts_of
     from experiment import run_folder, seeds
     from experiment.checkpoint import Checkpointer
     from models.ensemble import make_ensemble
     from models.fit import make_fit
-    from models.objectives import OBJECTIVES, Context, Parts
+    from models.objectives import OBJECTIVES, Context
 
     stored = ConfigDict(run_folder.read_config(Path(_WORKDIR.value))["config"])
     spec = envs.spec(stored.env)
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
         config = ConfigDict(stored.to_dict())
         config.model.max_gradient_steps = cap
         ensemble, policy = make_ensemble(config, spec), make_sac(config, spec)
-        parts = Parts(ensemble, spec, policy.q_values, policy.sample)
+        parts = parts_of(policy, ensemble, spec)
         learner = make_fit(config, ensemble, OBJECTIVES[config.model.objective](config, parts))
         fit = jax.jit(learner.fit)
         for seed in range(stored.num_seeds):

@@ -85,13 +85,12 @@ def _config(**overrides: Any) -> Any:
 
 def _parts(config: Any) -> Any:
     import envs
-    from agents.sac import make_sac
+    from agents.sac import make_sac, parts_of
     from models.ensemble import make_ensemble
-    from models.objectives import Parts
 
     spec = envs.spec(config.env)
     policy = make_sac(config, spec)
-    return Parts(make_ensemble(config, spec), spec, policy.q_values, policy.sample)
+    return parts_of(policy, make_ensemble(config, spec), spec)
 
 
 def _random_replay(capacity: int, size: int) -> Any:
@@ -190,7 +189,10 @@ def rollout() -> float:
     config = _config(**{"rollout.starts": 100_000})
     parts = _parts(config)
     learner = make_fit(config, parts.ensemble, OBJECTIVES["mle"](config, parts))
-    generate = jax.jit(make_rollout(config, parts, keep_all(config, parts)), donate_argnums=4)
+    generate = jax.jit(
+        make_rollout(config, parts, keep_all(config, parts), config.rollout.starts),
+        donate_argnums=4,
+    )
     key = jax.random.key(0)
     actor, fitted = make_sac(config, parts.spec).init(key).policy, learner.init(key)
     replay = _random_replay(100_000, 100_000)

@@ -18,7 +18,8 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
 
     config.algo = "mbpo"  # recipe: a row of agents/recipes.py
     config.env = env  # Gymnasium environment id
-    config.preset = "original"  # constants of Janner et al. 2019; "mbrl_lib": Pineda et al. 2021
+    config.preset = "original"  # constants of Janner et al. 2019; "mbrl_lib": Pineda et al. 2021;
+    # "modhe2022": those and the choices of the value-aware code of Modhe et al.
     config.seed = 0  # first seed
     config.num_seeds = 1  # seeds trained together: seed, seed + 1, ...
 
@@ -38,7 +39,12 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     sac.hidden_depth = 2  # hidden layers of policy and critics
     sac.layer_norm = False  # LayerNorm before every critic activation
     sac.num_critics = 2  # the target is the minimum over all of them
-    sac.learning_rate = placeholder(float)  # Adam step size of policy, critics and temperature
+    sac.learning_rate = placeholder(float)  # Adam step size, unless given for a part below
+    sac.critic_learning_rate = placeholder(float)
+    sac.policy_learning_rate = placeholder(float)
+    sac.temperature_learning_rate = placeholder(float)
+    sac.max_grad_norm = placeholder(float)  # clips gradients of policy and critics; 0: never
+    sac.policy_update_every = placeholder(int)  # critic updates per policy update
     sac.target_update_rate = 0.005  # Polyak coefficient tau
     sac.target_update_every = placeholder(int)  # updates between target updates
     sac.learn_temperature = placeholder(bool)
@@ -76,6 +82,8 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.improvement_threshold = 0.01  # relative improvement of the hold-out error that counts
     model.patience = placeholder(int)  # epochs without improvement before the fit stops
     model.incumbent_competes = placeholder(bool)  # the weights before a fit count as its first best
+    model.validation = "mse"  # what stops a fit and chooses the elites: "mse" or "objective"
+    model.max_grad_norm = placeholder(float)  # clips all members' gradient; 0: never
     model.max_gradient_steps = placeholder(
         int
     )  # cap per fit; 0: none (the published stopping rule)
@@ -89,8 +97,38 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     rollout.retain_steps = placeholder(
         int
     )  # environment steps for which model transitions stay in use
-    rollout.deterministic = False  # predict the mean instead of sampling the model's Gaussian
+    rollout.deterministic = placeholder(
+        bool
+    )  # predict the mean instead of sampling; default: if the objective does not train the variance
     rollout.real_ratio = placeholder(float)  # share of real transitions in a policy batch
+
+    config.objective = objective = ml_collections.ConfigDict()  # value-aware model losses
+    objective.critic = placeholder(str)  # "first", "min" or "mean" of them; "target": their min
+    objective.action = placeholder(str)  # of the policy, in that value: "mean" or "sample"
+    objective.num_model_samples = placeholder(int)  # per row; 0: the mean prediction
+    objective.mask_terminal = placeholder(bool)  # states after a termination have value 0
+    objective.include_entropy = False  # the value has the entropy bonus
+    objective.include_discount = placeholder(bool)  # as beside the reward in a backup
+    objective.reduction = placeholder(str)  # over the rows of a batch: "mean" or "sum"
+    objective.value_weight = placeholder(float)  # beside the error of the reward
+    objective.mle_weight = 0.0  # of the likelihood that may be added
+    objective.gradient_quantile = 0.95  # vagram: longer value gradients are shortened; 1: none
+    objective.vagram_form = "bounded"  # or "taylor"
+    objective.vep_functions = "random"  # value functions: "random", or "critics" of the last fits
+    objective.vep_count = 5  # how many of them
+
+    config.refit = refit = ml_collections.ConfigDict()  # of the critics, within the model fit
+    refit.interval = placeholder(int)  # gradient steps of the model between refits; 0: never
+    refit.starts = placeholder(int)  # rollouts per refit, in the model as it is
+    refit.updates = placeholder(int)  # critic updates per refit
+
+    # Names from the code of Modhe et al. 2021 for fields above. What is given here is copied there.
+    config.model_loss_type = placeholder(str)  # "mle" or "va": model.objective
+    config.va_norm = placeholder(str)  # "l1" (ma_l1) or "l2" (vaml), with model_loss_type "va"
+    config.va_loss_coeff = placeholder(float)  # objective.value_weight
+    config.value_update_interval = placeholder(int)  # refit.interval
+    config.num_v_updates_in_model = placeholder(int)  # refit.updates
+    config.v_update_batch_size = placeholder(int)  # refit.starts
 
     config.use_algo = placeholder(
         str

@@ -6,7 +6,8 @@ Environments of your own are registered next to the built-in ones:
 
     register("MyEnv-v0", termination=my_termination)
 
-in a module that is named in front of the id, `my_package.my_envs:MyEnv-v0`.
+in a module that is named in front of the id, `my_package.my_envs:MyEnv-v0`. Any id may end in
+distracting dimensions, `Hopper-v5+linear10` (`envs.distractors`).
 """
 
 import difflib
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 import gymnasium
 
-from envs import boundary, rewards, terminations
+from envs import boundary, distractors, rewards, terminations
 from envs.spec import EnvSpec, RewardFn, TerminationFn
 from errors import UserError
 
@@ -73,7 +74,8 @@ def register(
     """Makes an environment known under `env_id`, in place of an earlier one of that id.
 
     Args:
-      env_id: `MyEnv-v0`; a module in front of it is left out.
+      env_id: `MyEnv-v0`; a module in front of it is left out. No `+` in it: what follows one names
+        distracting dimensions, which every registered environment can have.
       termination: `(observation [..., O], action [..., A], next_observation [..., O]) ->
         terminated [...]` (bool), in `jax.numpy`; actions in [-1, 1]. `terminations.never` if
         episodes end only by their time limit.
@@ -82,8 +84,14 @@ def register(
         given `render_mode` if it has a parameter of that name.
 
     Raises:
-      UserError: `termination`, `reward` or `make` is not a function.
+      UserError: `termination`, `reward` or `make` is not a function, or the id contains a `+`.
     """
+    name = env_id.rpartition(":")[2]
+    if "+" in name:
+        raise UserError(
+            f"register({env_id!r}, ...): what follows a + in an id names distracting dimensions. "
+            f"Register {name.partition('+')[0]!r}; its id can then be used with any of them."
+        )
     functions = {"termination": termination, "reward": reward, "make": make}
     for argument, function in functions.items():
         if not callable(function) and (argument == "termination" or function is not None):
@@ -91,13 +99,12 @@ def register(
                 f"register({env_id!r}, ...) was given {argument}={function!r}, which is not a "
                 f"function. Give a function, as in:\n\n{_REGISTRATION.format(name=env_id)}"
             )
-    name = env_id.rpartition(":")[2]
     _entries[name] = _Entry(termination, reward, make or functools.partial(_gym_make, name))
     _specs.pop(name, None)
 
 
 def registered_ids() -> tuple[str, ...]:
-    """All ids that `make` and `spec` accept, sorted."""
+    """All ids that `make` and `spec` accept, sorted; each may end in distracting dimensions."""
     return tuple(sorted(_entries))
 
 
@@ -108,7 +115,7 @@ def import_module_for(env_id: str) -> str:
       env_id: `my_package.my_envs:MyEnv-v0`, or an id without a module.
 
     Returns:
-      The id without the module.
+      The id without the module; distracting dimensions stay.
 
     Raises:
       UserError: there is no such module.
@@ -137,7 +144,7 @@ def make(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
     """Creates an environment as agents see it.
 
     Args:
-      env_id: a registered id, with a module in front of it if need be.
+      env_id: a registered id, with a module in front of it and `+<kind><count>` behind if need be.
       render_mode: a Gymnasium render mode, for instance "rgb_array".
 
     Returns:
@@ -147,20 +154,23 @@ def make(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
     Raises:
       UserError: the id is unknown, the environment cannot be created, or its spaces do not fit.
     """
-    name = import_module_for(env_id)
-    return boundary.AgentBoundary(_create(name, _find(name).make, render_mode))
+    name, added = distractors.split(import_module_for(env_id))
+    environment = _create(name, _find(name).make, render_mode)
+    if added is not None:
+        environment = distractors.DistractedObservation(environment, added)
+    return boundary.AgentBoundary(environment)
 
 
 def spec(env_id: str) -> EnvSpec:
     """What an algorithm may know about an environment; computed once for each id.
 
     Args:
-      env_id: a registered id, with a module in front of it if need be.
+      env_id: a registered id, with a module in front of it and `+<kind><count>` behind if need be.
 
     Raises:
       UserError: as for `make`, or a registered function does not map a batch to one value a row.
     """
-    name = import_module_for(env_id)
+    name, added = distractors.split(import_module_for(env_id))
     if name not in _specs:
         entry = _find(name)
         environment = _create(name, entry.make)
@@ -176,7 +186,8 @@ def spec(env_id: str) -> EnvSpec:
         environment.close()
         boundary.check_functions(environment_spec)
         _specs[name] = environment_spec
-    return _specs[name]._replace(env_id=env_id)
+    environment_spec = _specs[name]._replace(env_id=env_id)
+    return environment_spec if added is None else distractors.extend(environment_spec, added)
 
 
 def _gym_make(gym_id: str, render_mode: str | None = None) -> gymnasium.Env:

@@ -22,7 +22,7 @@ class EnvSpec(NamedTuple):
     (`envs.registry.make`) scales actions to `[action_low, action_high]`.
     """
 
-    env_id: str  # registered Gymnasium id, version included
+    env_id: str  # registered Gymnasium id, version and distracting dimensions included
     observation_size: int  # O
     action_size: int  # A
     action_low: tuple[float, ...]  # [A], the environment's own box

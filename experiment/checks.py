@@ -16,6 +16,12 @@ from configs import environments
 from errors import UserError
 from experiment.fields import flag, given, is_number, uses
 from experiment.flow_checks import check_flow
+from experiment.objective_checks import (
+    allowed_names,
+    check_aliases,
+    check_objective,
+    check_refit,
+)
 
 if TYPE_CHECKING:  # its module imports JAX, which reading a configuration can do without
     from envs.spec import EnvSpec
@@ -34,6 +40,7 @@ SMALLEST: dict[str, int] = {
     "sac.hidden_depth": 1,
     "sac.num_critics": 1,
     "sac.target_update_every": 1,
+    "sac.policy_update_every": 1,
     "model.num_members": 1,
     "model.num_elites": 1,
     "model.hidden_width": 1,
@@ -43,6 +50,11 @@ SMALLEST: dict[str, int] = {
     "model.holdout_max": 1,
     "model.patience": 1,
     "model.max_gradient_steps": 0,
+    "objective.num_model_samples": 0,
+    "objective.vep_count": 1,
+    "refit.interval": 0,
+    "refit.starts": 1,
+    "refit.updates": 1,
     "rollout.starts": 1,
     "rollout.retain_steps": 1,
     "flow.horizon": 1,
@@ -63,6 +75,9 @@ SMALLEST: dict[str, int] = {
 
 _POSITIVE = (
     "sac.learning_rate",
+    "sac.critic_learning_rate",
+    "sac.policy_learning_rate",
+    "sac.temperature_learning_rate",
     "model.learning_rate",
     "flow.score_cap",
     "flow.warmup_learning_rate",
@@ -72,6 +87,10 @@ _POSITIVE = (
 )
 
 _NOT_NEGATIVE = (
+    "sac.max_grad_norm",
+    "model.max_grad_norm",
+    "objective.value_weight",
+    "objective.mle_weight",
     "flow.dv_weight",
     "flow.nll_weight",
     "flow.smoothing",
@@ -118,6 +137,7 @@ def check_names(config: ConfigDict) -> Iterator[str]:
         "flow.rule": RULES,
         "flow.estimator": ESTIMATORS,
         "logging.wandb": WANDB_MODES,
+        **allowed_names(),
     }
     for name, value in given(config, allowed):
         if value not in allowed[name]:
@@ -276,6 +296,9 @@ CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
     check_budget,
     check_model,
     check_rollout,
+    check_objective,
+    check_refit,
+    check_aliases,
     check_flow,
     check_environment,  # last: its message can be several lines long
 )

@@ -19,6 +19,25 @@ _RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
     "cf_mbpo": {"use_algo": "both", "model.normalize_targets": True},
 }
 
+# What other configurations than those of a preset leave blank: a value-aware loss that is the error
+# of one Bellman backup, of a model whose mean alone is used (docs/objectives.md).
+_DEFAULTS: dict[str, Any] = {
+    "sac.max_grad_norm": 0.0,
+    "sac.policy_update_every": 1,
+    "model.max_grad_norm": 0.0,
+    "model.normalize_targets": False,
+    "objective.critic": "first",
+    "objective.action": "mean",
+    "objective.num_model_samples": 0,
+    "objective.mask_terminal": True,
+    "objective.include_discount": True,
+    "objective.reduction": "mean",
+    "objective.value_weight": 1.0,
+    "refit.interval": 0,
+    "refit.starts": 1000,
+    "refit.updates": 5,
+}
+
 # Weight of the flow reward beside the likelihood, by estimator. The first two were chosen by us
 # (docs/cf_mbpo.md); the loss of the last is divided by mean |Q|, as in TD3+BC and Plan to Predict.
 _RL_WEIGHTS: dict[str, float] = {"path": 30.0, "score": 30.0, "ac": 2.5}
@@ -38,16 +57,26 @@ def resolve(config: ConfigDict) -> ConfigDict:
       SAC) stay `None`.
     """
     resolved = ConfigDict(config.to_dict(), convert_dict=True).copy_and_resolve_references()
+    _apply_aliases(resolved)
     _fill(resolved, _RECIPE_DEFAULTS.get(resolved.algo, {}))
     if resolved.algo == "cf_mbpo":
         _fill(resolved, {"rollout.filter": USE_ALGO.get(resolved.use_algo)})
     if recipe := RECIPES.get(resolved.algo):
         _fill(resolved, {"model.objective": recipe.objective, "rollout.filter": recipe.filter})
-    _fill(resolved, {"model.normalize_targets": False})
     _fill(resolved, {"flow.rl_weight": _RL_WEIGHTS.get(resolved.flow.estimator)})
     if resolved.preset in environments.PRESETS:
         _fill(resolved, environments.constants(resolved.env, resolved.preset))
-    if (resolved.total_steps or 0) > 0:  # a mistake is not copied, it would be reported twice
+    _fill(resolved, _DEFAULTS)
+    trains_variance = (
+        resolved.model.objective == "mle"
+        or resolved.objective.num_model_samples > 0
+        or resolved.objective.mle_weight > 0
+    )
+    _fill(resolved, {"rollout.deterministic": not trains_variance})
+    if (resolved.sac.learning_rate or 0) > 0:  # a mistake is not copied, it would be reported twice
+        for part in ("critic", "policy", "temperature"):
+            _fill(resolved, {f"sac.{part}_learning_rate": resolved.sac.learning_rate})
+    if (resolved.total_steps or 0) > 0:
         _fill(resolved, {"replay_capacity": resolved.total_steps})
     if spec := checks.find_spec(resolved.env):
         _fill(resolved, {"sac.target_entropy": -float(spec.action_size)})
@@ -69,6 +98,21 @@ def validate(config: ConfigDict) -> None:
     if problems:
         lines = "".join(f"\n  - {problem}" for problem in problems)
         raise UserError(f"{len(problems)} problems in the configuration:{lines}")
+
+
+def _apply_aliases(config: ConfigDict) -> None:
+    """Copies what was given under the names of Modhe et al. to the fields they stand for.
+
+    An alias that cannot be applied stays, and `validate` reports it.
+    """
+    for alias, name in fields.ALIASES.items():
+        value = fields.get(config, alias)
+        if value is not None and fields.get(config, name) in (None, value):
+            config.update_from_flattened_dict({name: value, alias: None})
+    loss = fields.OBJECTIVE_ALIASES.get((config.model_loss_type, config.va_norm))
+    if loss is not None and config.model.objective in (None, loss):
+        config.model.objective = loss
+        config.model_loss_type = config.va_norm = None
 
 
 def _fill(config: ConfigDict, defaults: Mapping[str, Any]) -> None:

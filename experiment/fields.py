@@ -8,6 +8,29 @@ from ml_collections import ConfigDict
 
 from agents.recipes import RECIPES
 
+ALIASES: dict[str, str] = {
+    "va_loss_coeff": "objective.value_weight",
+    "value_update_interval": "refit.interval",
+    "num_v_updates_in_model": "refit.updates",
+    "v_update_batch_size": "refit.starts",
+}
+"""Names that users of Modhe et al.'s code know, and the fields they stand for."""
+
+OBJECTIVE_ALIASES: dict[tuple[str | None, str | None], str] = {
+    ("mle", None): "mle",
+    ("mle", "l1"): "mle",
+    ("mle", "l2"): "mle",
+    ("va", "l1"): "ma_l1",
+    ("va", "l2"): "vaml",
+}
+"""What `model_loss_type` and `va_norm` together say about `model.objective`."""
+
+VALUE_AWARE = ("ma_l1", "vaml", "vep", "vagram")
+"""Objectives that the block `objective` is about."""
+
+VALUE = ("critic", "action", "mask_terminal", "include_entropy")
+"""Fields of the block `objective` that say what the value of a state is, for every model."""
+
 
 def get(config: ConfigDict, name: str) -> Any:
     """Returns the field with the dotted name `name`."""
@@ -26,6 +49,12 @@ def uses(config: ConfigDict, name: str) -> bool:
         return True
     if name.startswith("flow."):
         return (config.rollout.filter or "").startswith("flow_")
+    if name.removeprefix("objective.") in VALUE:
+        return recipe.objective is not None  # diagnostics of every model ask that value
+    if name.startswith("objective."):
+        return config.model.objective in VALUE_AWARE
+    if name.startswith("refit."):
+        return recipe.objective is not None
     if name.startswith("model."):
         return recipe.objective is not None
     return recipe.filter is not None if name.startswith("rollout.") else True

@@ -4,10 +4,10 @@ Scores x(z) = log p_model(z) - log p_real(z) are in nats, and high where z looks
 """
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from models.ensemble import Ensemble, Normalizers
+from models.open_loop import open_loop
 from replay import Transition
 
 CLOSEST_TO_CERTAIN = 1e-6  # probabilities of being alive are kept this far from 0 and from 1
@@ -179,26 +179,15 @@ def open_loop_errors(
       where no row is valid. Errors, also of predictions that overflowed, count as at most
       `LARGEST_ERROR`.
     """
-    members = jax.tree.leaves(params)[0].shape[0]
-
-    def per_member(x: chex.Array) -> chex.Array:
-        return jnp.broadcast_to(x[None], (members, *x.shape))
-
-    def step(
-        observation: chex.Array, real: tuple[chex.Array, chex.Array, chex.Array]
-    ) -> tuple[chex.Array, chex.Array]:
-        action, reached, counted = per_member(real[0]), per_member(real[1]), real[2]
-        target = ensemble.predict(params, normalizers, observation, action).mean
-        predicted, _ = ensemble.decode(observation, action, target)
-        error = (predicted - reached) / scale[None, None]
-        error = jnp.fmin(jnp.abs(error), LARGEST_ERROR)  # fmin, because it prefers a number to NaN
-        squares = jnp.where(counted[None, :, None], jnp.square(error), 0.0).mean(axis=2)
-        return predicted, jnp.sqrt(squares.sum(axis=1) / jnp.maximum(counted.sum(), 1))
-
-    real = (segments.action, segments.next_observation, valid)
-    by_time = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), real)
-    _, errors = jax.lax.scan(step, per_member(segments.observation[:, 0]), by_time)
-    return errors.T
+    predicted, _ = open_loop(
+        ensemble, params, normalizers, segments.observation[:, 0], segments.action
+    )
+    reached = jnp.swapaxes(segments.next_observation, 0, 1)[:, None]  # [H, 1, N, O]
+    error = (predicted - reached) / scale[None, None, None]
+    error = jnp.fmin(jnp.abs(error), LARGEST_ERROR)  # fmin, because it prefers a number to NaN
+    counted = valid.T[:, None]  # [H, 1, N]
+    squares = jnp.where(counted[..., None], jnp.square(error), 0.0).mean(axis=-1)
+    return jnp.sqrt(squares.sum(axis=-1) / jnp.maximum(counted.sum(axis=-1), 1)).T
 
 
 def _counts(

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from envs.spec import EnvSpec
-from models.ensemble import Ensemble, Normalizers, Prediction
+from models.ensemble import Ensemble, Normalizers, Prediction, predicted_transition
 from models.objectives import SamplePolicy
-from models.rollout import predicted_transition
 from replay import Transition
 
 

@@ -136,6 +136,20 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec) -> Ensemble:
     return Ensemble(init, predict, targets, decode, hyper.num_members, input_size, target_size)
 
 
+def predicted_transition(
+    ensemble: Ensemble,
+    spec: EnvSpec,
+    observation: chex.Array,
+    action: chex.Array,
+    target: chex.Array,
+) -> Transition:
+    """Returns the transitions [...] that regression targets [..., D] stand for, never truncated."""
+    next_observation, reward = ensemble.decode(observation, action, target)
+    terminated = spec.termination(observation, action, next_observation).astype(jnp.float32)
+    truncated = jnp.zeros(reward.shape)
+    return Transition(observation, action, reward, next_observation, terminated, truncated)
+
+
 def gaussian_nll(prediction: Prediction, target: chex.Array) -> chex.Array:
     """Returns per-element negative log-likelihoods [..., D], times two and without the constant.
 

@@ -22,6 +22,8 @@ from models.objectives import Context, ModelObjective
 from models.split import Split, minibatch_rows, random_order, split_rows
 from replay import ReplayState, Transition, buffer
 
+NEVER = jnp.iinfo(jnp.int32).max  # more gradient steps than a fit ever takes
+BEGIN_KEY, SCORE_KEY = 2, 3  # folded into the key of a fit, whose split uses 0 and 1
 SCORING_BLOCK = 1000  # hold-out rows per forward pass: small enough for the cache
 CENTRAL_90 = 1.6449  # standard deviations around the mean that hold 90 % of a Gaussian
 
@@ -48,10 +50,25 @@ class Progress(NamedTuple):
     stale_epochs: chex.Array  # int32 [], epochs since any member improved
 
 
+class Refit(NamedTuple):
+    """Something that is brought up to date with the model while the model is fitted.
+
+    Attributes:
+      interval: gradient steps of the model between two refits, counted from the start of a fit.
+      run: `(model, learner, context, count, key) -> (learner, context)`: `learner` is what is
+        refitted, `count` (from 0) how often it was in this fit.
+    """
+
+    interval: int
+    run: Callable[[ModelState, Any, Context, chex.Array, chex.PRNGKey], tuple[Any, Context]]
+
+
 class Carry(NamedTuple):
     """What epochs of one fit hand on."""
 
     model: ModelState  # its elites are those of the fit before
+    learner: Any  # what a `Refit` refits
+    context: Context
     progress: Progress
     epochs: chex.Array  # int32 [], done
     steps: chex.Array  # int32 [], gradient steps done
@@ -63,21 +80,24 @@ class Fit(NamedTuple):
 
     Attributes:
       init: `(key) -> ModelState`.
-      fit: `(ModelState, replay, Context, key) -> (ModelState, metrics)`; the normalisers of the
-        context are replaced by the ones fitted here.
+      fit_and_refit: `(ModelState, replay, Context, key, learner) -> (ModelState, learner,
+        metrics)`; the normalisers of the context are replaced by the ones fitted here.
+      fit: the same without learner, if there is nothing to refit.
     """
 
     init: Callable[[chex.PRNGKey], ModelState]
+    fit_and_refit: Callable[..., tuple[ModelState, Any, dict[str, chex.Array]]]
     fit: Callable[..., tuple[ModelState, dict[str, chex.Array]]]
 
 
-def make_fit(config: ConfigDict, ensemble: Ensemble, objective: ModelObjective) -> Fit:
+def make_fit(
+    config: ConfigDict, ensemble: Ensemble, objective: ModelObjective, refit: Refit | None = None
+) -> Fit:
     """Builds the fit of a resolved configuration (its `model` block)."""
     hyper = config.model
     members = jnp.arange(ensemble.num_members)
-    optimizer = optax.chain(
-        _weight_decay(hyper.weight_decay, hyper.hidden_depth), optax.adam(hyper.learning_rate)
-    )
+    optimizer = _optimizer(config)
+    refit = refit or Refit(NEVER, lambda model, learner, context, count, key: (learner, context))
 
     def init(key: chex.PRNGKey) -> ModelState:
         params_key, objective_key = jax.random.split(key)
@@ -102,9 +122,9 @@ def make_fit(config: ConfigDict, ensemble: Ensemble, objective: ModelObjective) 
         params = optax.apply_updates(model.params, updates)
         return model.replace(params=params, optimizer=opt_state, objective=objective_state), metrics
 
-    def fit(
-        model: ModelState, replay: ReplayState, context: Context, key: chex.PRNGKey
-    ) -> tuple[ModelState, dict[str, chex.Array]]:
+    def fit_and_refit(
+        model: ModelState, replay: ReplayState, context: Context, key: chex.PRNGKey, learner: Any
+    ) -> tuple[ModelState, Any, dict[str, chex.Array]]:
         split_key, epoch_key = jax.random.split(key)
         split = split_rows(
             split_key,
@@ -117,31 +137,60 @@ def make_fit(config: ConfigDict, ensemble: Ensemble, objective: ModelObjective) 
         normalizers = _fit_normalizers(replay, ensemble, hyper.normalize_targets)
         model = model.replace(normalizers=normalizers)
         context = context.replace(normalizers=normalizers)
+        if objective.begin is not None:
+            begin_key = jax.random.fold_in(key, BEGIN_KEY)
+            model = model.replace(objective=objective.begin(model.objective, context, begin_key))
         steps_per_epoch = -(-split.train_size // hyper.batch_size)
-        max_steps = hyper.max_gradient_steps or jnp.iinfo(jnp.int32).max
+        max_steps = hyper.max_gradient_steps or NEVER
 
-        def errors(params: chex.ArrayTree) -> dict[str, chex.Array]:
-            return holdout_errors(ensemble, params, normalizers, replay, split)
+        def errors(params: chex.ArrayTree, context: Context) -> dict[str, chex.Array]:
+            def score(params: chex.ArrayTree, batch: Transition) -> chex.Array:
+                score_key = jax.random.fold_in(key, SCORE_KEY)  # the same for all epochs
+                return objective.score(params, model.objective, batch, context, score_key)
+
+            needed = score if hyper.validation == "objective" else None
+            return holdout_errors(ensemble, params, normalizers, replay, split, needed)
 
         def run_epoch(carry: Carry) -> Carry:
             order_key, step_key = jax.random.split(jax.random.fold_in(epoch_key, carry.epochs))
             order = random_order(order_key, replay.capacity, split.train_size)
             end = jnp.minimum(carry.steps + steps_per_epoch, max_steps)
 
-            def minibatch(step: chex.Array, model_and_metrics: tuple) -> tuple:
-                index = step - carry.steps
-                rows = minibatch_rows(split, order, index, hyper.batch_size, hyper.bootstrap)
-                batch = buffer.gather_slots(replay, rows)
-                return gradient_step(
-                    model_and_metrics[0], batch, context, jax.random.fold_in(step_key, step)
+            def steps_to_next_refit(inner: Carry) -> Carry:
+                def minibatch(step: chex.Array, model_and_metrics: tuple) -> tuple:
+                    index = step - carry.steps
+                    rows = minibatch_rows(split, order, index, hyper.batch_size, hyper.bootstrap)
+                    batch = buffer.gather_slots(replay, rows)
+                    step_own_key = jax.random.fold_in(step_key, step)
+                    return gradient_step(model_and_metrics[0], batch, inner.context, step_own_key)
+
+                refits = inner.steps // refit.interval
+                stop = jnp.minimum((refits + 1) * refit.interval, end)
+                model, metrics = jax.lax.fori_loop(
+                    inner.steps, stop, minibatch, (inner.model, inner.metrics)
+                )
+                learner, context = jax.lax.fori_loop(  # once or not at all
+                    0,
+                    (stop % refit.interval == 0).astype(jnp.int32),
+                    lambda _, state: refit.run(
+                        model,
+                        state[0],
+                        state[1],
+                        refits,
+                        jax.random.fold_in(step_key, NEVER - stop),
+                    ),
+                    (inner.learner, inner.context),
+                )
+                return inner._replace(
+                    model=model, learner=learner, context=context, steps=stop, metrics=metrics
                 )
 
-            model, metrics = jax.lax.fori_loop(
-                carry.steps, end, minibatch, (carry.model, carry.metrics)
+            done = jax.lax.while_loop(lambda inner: inner.steps < end, steps_to_next_refit, carry)
+            score = errors(done.model.params, done.context)[hyper.validation]
+            progress = track_best(
+                carry.progress, done.model.params, score, hyper.improvement_threshold
             )
-            score = errors(model.params)["mse"]
-            progress = track_best(carry.progress, model.params, score, hyper.improvement_threshold)
-            return Carry(model, progress, carry.epochs + 1, end, metrics)
+            return done._replace(progress=progress, epochs=carry.epochs + 1)
 
         def unfinished(carry: Carry) -> chex.Array:
             return (carry.progress.stale_epochs < hyper.patience) & (carry.steps < max_steps)
@@ -149,7 +198,7 @@ def make_fit(config: ConfigDict, ensemble: Ensemble, objective: ModelObjective) 
         example = buffer.gather_slots(replay, split.train[:, : hyper.batch_size])
         _, metrics = jax.eval_shape(gradient_step, model, example, context, key)
         if hyper.incumbent_competes:
-            start = errors(model.params)["mse"]
+            start = errors(model.params, context)[hyper.validation]
         else:
             start = jnp.full(ensemble.num_members, jnp.inf)
         zero = jnp.zeros((), jnp.int32)
@@ -158,6 +207,8 @@ def make_fit(config: ConfigDict, ensemble: Ensemble, objective: ModelObjective) 
             run_epoch,
             Carry(
                 model=model,
+                learner=learner,
+                context=context,
                 progress=Progress(model.params, start, zero),
                 epochs=zero,
                 steps=zero,
@@ -165,14 +216,20 @@ def make_fit(config: ConfigDict, ensemble: Ensemble, objective: ModelObjective) 
             ),
         )
         params = done.progress.best_params
-        final = errors(params)
-        elites = jnp.argsort(final["mse"])[: hyper.num_elites]
+        final = errors(params, done.context)
+        elites = jnp.argsort(final[hyper.validation])[: hyper.num_elites]
         metrics = {f"model/holdout_{name}": value[elites].mean() for name, value in final.items()}
         metrics |= {f"model/{name}": value for name, value in done.metrics.items()}
         metrics |= {"model/fit_epochs": done.epochs, "model/fit_steps": done.steps}
-        return done.model.replace(params=params, elites=elites), metrics
+        return done.model.replace(params=params, elites=elites), done.learner, metrics
 
-    return Fit(init, fit)
+    def fit(
+        model: ModelState, replay: ReplayState, context: Context, key: chex.PRNGKey
+    ) -> tuple[ModelState, dict[str, chex.Array]]:
+        model, _, metrics = fit_and_refit(model, replay, context, key, ())
+        return model, metrics
+
+    return Fit(init, fit_and_refit, fit)
 
 
 def track_best(
@@ -200,17 +257,19 @@ def holdout_errors(
     normalizers: Normalizers,
     replay: ReplayState,
     split: Split,
+    score: Callable[[chex.ArrayTree, Transition], chex.Array] | None = None,
 ) -> dict[str, chex.Array]:
     """Scores every member on the held-out rows.
 
     Returns, each [E] and averaged over rows and target dimensions: "mse" in raw units (what early
     stopping and elites use), "nll" (see `gaussian_nll`), and two measures of the predicted
     variance: "z2", the mean squared error in predicted standard deviations, and "coverage90", the
-    share of targets inside the central 90 % interval. A calibrated model has 1 and 0.9.
+    share of targets inside the central 90 % interval. A calibrated model has 1 and 0.9. With
+    `score`, `(params, Transition [E, B]) -> [E, B]`, its mean too, as "objective".
     """
     block = min(SCORING_BLOCK, split.holdout.shape[0])
 
-    def score(index: chex.Array, totals: dict[str, chex.Array]) -> dict[str, chex.Array]:
+    def score_block(index: chex.Array, totals: dict[str, chex.Array]) -> dict[str, chex.Array]:
         position = index * block + jnp.arange(block)
         counted = (position < split.holdout_size)[None, :, None]
         rows = buffer.gather_slots(replay, split.holdout[position % split.holdout.shape[0]])
@@ -225,15 +284,17 @@ def holdout_errors(
             "z2": z2,
             "coverage90": (z2 < CENTRAL_90**2).astype(jnp.float32),
         }
+        if score is not None:
+            values["objective"] = score(params, batch)[..., None]
         return {
             name: totals[name] + jnp.where(counted, value, 0.0).mean(axis=2).sum(axis=1)
             for name, value in values.items()
         }
 
-    names = ("mse", "nll", "z2", "coverage90")
+    names = ("mse", "nll", "z2", "coverage90", *(["objective"] if score else []))
     totals = {name: jnp.zeros(ensemble.num_members) for name in names}
     blocks = -(-split.holdout_size // block)
-    totals = jax.lax.fori_loop(0, blocks, score, totals)
+    totals = jax.lax.fori_loop(0, blocks, score_block, totals)
     return {name: total / jnp.maximum(split.holdout_size, 1) for name, total in totals.items()}
 
 
@@ -245,6 +306,17 @@ def _fit_normalizers(
     if not normalize_targets:
         return Normalizers(inputs, normalizer.identity(ensemble.target_size))
     return Normalizers(inputs, normalizer.fit(ensemble.targets(rows), valid))
+
+
+def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    hyper = config.model
+    parts = [
+        _weight_decay(hyper.weight_decay, hyper.hidden_depth),
+        optax.adam(hyper.learning_rate),
+    ]
+    if hyper.max_grad_norm:
+        parts.insert(0, optax.clip_by_global_norm(hyper.max_grad_norm))  # of all members together
+    return optax.chain(*parts)
 
 
 def _weight_decay(

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from envs.spec import EnvSpec
-from models.ensemble import Ensemble
+from models.ensemble import predicted_transition
 from models.fit import ModelState
 from models.objectives import Parts
 from replay import ReplayState, Transition, WeightedTransition, buffer
@@ -74,20 +73,6 @@ def block_rows(starts: int, num_elites: int) -> int:
     return num_elites * max(d for d in range(1, min(largest, per_elite) + 1) if per_elite % d == 0)
 
 
-def predicted_transition(
-    ensemble: Ensemble,
-    spec: EnvSpec,
-    observation: chex.Array,
-    action: chex.Array,
-    target: chex.Array,
-) -> Transition:
-    """Returns the transitions [...] that regression targets [..., D] stand for, never truncated."""
-    next_observation, reward = ensemble.decode(observation, action, target)
-    terminated = spec.termination(observation, action, next_observation).astype(jnp.float32)
-    truncated = jnp.zeros(reward.shape)
-    return Transition(observation, action, reward, next_observation, terminated, truncated)
-
-
 def make_simulator(
     config: ConfigDict, parts: Parts
 ) -> Callable[[ModelState, chex.ArrayTree], Simulate]:
@@ -131,16 +116,15 @@ def make_simulator(
 
 
 def make_rollout(
-    config: ConfigDict, parts: Parts, rollout_filter: RolloutFilter
+    config: ConfigDict, parts: Parts, rollout_filter: RolloutFilter, starts: int
 ) -> Callable[..., tuple[ReplayState, dict[str, chex.Array]]]:
     """Builds `generate(model, policy, filter_state, replay, model_replay, length, key)`.
 
-    It starts `rollout.starts` branches from states of the real replay, runs each for `length` model
+    It starts `starts` branches from states of the real replay, runs each for `length` model
     steps or until it terminates or is filtered out, and returns the model replay with the valid
     transitions added as `WeightedTransition`s, and metrics.
     """
     simulator = make_simulator(config, parts)
-    starts = config.rollout.starts
     rows = block_rows(starts, config.model.num_elites)
 
     def generate(

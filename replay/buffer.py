@@ -72,6 +72,12 @@ def init(capacity: int, example: chex.ArrayTree) -> ReplayState:
     return ReplayState(jnp.zeros((capacity, layout.width)), position, size, layout)
 
 
+def empty(state: ReplayState) -> ReplayState:
+    """Returns the ring without its items."""
+    zero = jnp.zeros((), jnp.int32)
+    return state.replace(position=zero, size=zero)
+
+
 def add(state: ReplayState, item: chex.ArrayTree) -> ReplayState:
     """Stores one item in place of the oldest."""
     row = _pack(state.layout, item)

@@ -1,9 +1,20 @@
 """Training losses for the dynamics model; `config.model.objective` names one."""
 
-from models.objectives import mle
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from models.objectives import mle, model_advantage, mse, vagram, vep
 from models.objectives.base import Context, ModelObjective, Parts, SamplePolicy
 
-OBJECTIVES = {"mle": mle.make}
+OBJECTIVES: dict[str, Callable[[ConfigDict, Parts], ModelObjective]] = {
+    "mle": mle.make,
+    "mse": mse.make,
+    "ma_l1": model_advantage.ma_l1,
+    "vaml": model_advantage.vaml,
+    "vep": vep.make,
+    "vagram": vagram.make,
+}
 """Name -> `(config, parts) -> ModelObjective`."""
 
 __all__ = ["OBJECTIVES", "Context", "ModelObjective", "Parts", "SamplePolicy"]

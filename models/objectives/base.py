@@ -26,6 +26,9 @@ class Parts(NamedTuple):
     spec: EnvSpec
     q_values: QValues  # (critics, observation [B, O], action [B, A]) -> [C, B]
     sample_policy: SamplePolicy  # (policy, observation [..., O], key) -> action [..., A]
+    sample_and_log_prob: Callable[..., tuple[chex.Array, chex.Array]]  # and its log-density [...]
+    greedy_policy: Callable[[chex.ArrayTree, chex.Array], chex.Array]  # without a key
+    init_critics: Callable[[chex.PRNGKey], chex.ArrayTree]  # untrained
 
 
 class Context(struct.PyTreeNode):
@@ -47,7 +50,12 @@ class ModelObjective(NamedTuple):
         metrics))`; batch is a Transition [E, B, ...], its own rows for every member. The loss is
         summed over members, so that the gradient of one does not depend on how many there are.
         Weight decay is not its business.
+      score: like `loss`, `-> [E, B]`: what every row adds to its member's loss, for early stopping
+        and the choice of elites by the objective itself (`model.validation`).
+      begin: `(objective_state, context, key) -> objective_state`, before every fit; None: nothing.
     """
 
     init: Callable[[chex.PRNGKey], ObjectiveState]
     loss: Callable[[chex.ArrayTree, ObjectiveState, Transition, Context, chex.PRNGKey], LossOutput]
+    score: Callable[..., chex.Array]
+    begin: Callable[[ObjectiveState, Context, chex.PRNGKey], ObjectiveState] | None = None

@@ -85,17 +85,28 @@ def roll(actors, generator, steps):
     return [np.stack(field) for field in zip(*taken)]
 
 
-@pytest.mark.parametrize("steps", [0, 7, 61])
-def test_hopper_continues_exactly_in_the_middle_of_episodes(steps):
+@pytest.mark.parametrize(
+    ("env_id", "steps"),
+    [
+        ("Hopper-v5", 0),
+        ("Hopper-v5", 7),
+        ("Hopper-v5", 61),
+        ("Hopper-v5+noise3", 61),
+        ("Hopper-v5+linear3", 61),
+        ("Hopper-v5+sinusoidal3", 61),
+        ("Hopper-v5+chaotic3", 61),
+    ],
+)
+def test_hopper_continues_exactly_in_the_middle_of_episodes(env_id, steps):
     generator = np.random.default_rng(steps)
-    original = Actors("Hopper-v5", [3, 4])
+    original = Actors(env_id, [3, 4])
     roll(original, generator, steps)
     log = original.log()
     log = {name: np.array(value) for name, value in log.items()}  # what a checkpoint gives back
     rest = generator.integers(2**32)
     expected = roll(original, np.random.default_rng(rest), 60)
 
-    resumed = Actors("Hopper-v5", [3, 4])
+    resumed = Actors(env_id, [3, 4])
     roll(resumed, generator, 11)  # restoring does not depend on where the environments are
     resumed.restore(log)
     np.testing.assert_array_equal(resumed.observation, log["observation"])

@@ -147,13 +147,10 @@ def test_a_configuration_read_from_json_resolves():
 def test_every_preset_fills_every_field_of_every_environment(env, preset, algo):
     config = configuration.resolve(given(env, preset=preset, algo=algo))
     configuration.validate(config)
-    unused = {
-        "sac": ["model.objective", "rollout.filter", "use_algo"],
-        "mbpo": ["use_algo"],
-        "cf_mbpo": [],
-    }
-    empty = [name for name in leaves(config) if fields.get(config, name) is None]
-    assert empty == unused[algo]
+    unused = {"sac": {"model.objective", "rollout.filter", "use_algo"}, "cf_mbpo": set()}
+    aliases = {*fields.ALIASES, "model_loss_type", "va_norm"}
+    empty = {name for name in leaves(config) if fields.get(config, name) is None}
+    assert empty == aliases | unused.get(algo, {"use_algo"})
 
 
 def leaves(config, prefix=""):
@@ -189,6 +186,9 @@ def test_an_environment_outside_the_table_gets_one_step_rollouts(preset):
         ("HumanoidTruncatedObs-v2", "Humanoid"),
         ("my_package.envs:Corridor-v0", "Corridor"),
         ("space/Walker2d-v12", "Walker2d"),
+        ("Hopper-v5+linear10", "Hopper"),
+        ("my_package.envs:HumanoidTruncated-v5+noise4", "Humanoid"),
+        ("Corridor+chaotic2", "Corridor"),
     ],
 )
 def test_family(env_id, family):
@@ -208,7 +208,7 @@ def test_the_demo_trains_two_seeds_and_other_environments_one(module):
     [
         ({"algo": "mpbo"}, ["--config.algo=mpbo", "Did you mean mbpo?", "sac, mbpo"]),
         ({"preset": "mbrl-lib"}, ["Did you mean mbrl_lib?", "original, mbrl_lib"]),
-        ({"model__objective": "mel"}, ["--config.model.objective=mel", "Did you mean mle?"]),
+        ({"model__objective": "vamel"}, ["--config.model.objective=vamel", "Did you mean vaml?"]),
         ({"rollout__filter": "nome"}, ["--config.rollout.filter=nome", "Did you mean none?"]),
         ({"logging__wandb": "on"}, ["--config.logging.wandb=on", "off, offline, online"]),
         ({"env": "Hoper-v5"}, ["Hoper-v5", "Hopper-v5"]),
@@ -367,9 +367,73 @@ def test_a_fixed_temperature_may_be_zero():
 def test_every_whole_number_of_the_schema_has_a_smallest_value():
     schema = default.get_config()
     numbers = {name for name in leaves(schema) if type_of(schema, name) is int}
-    assert numbers == set(checks.SMALLEST)
+    assert numbers - set(fields.ALIASES) == set(checks.SMALLEST)
 
 
 def type_of(config, name):
     *blocks, leaf = name.split(".")
     return (fields.get(config, ".".join(blocks)) if blocks else config).get_type(leaf)
+
+
+# --- names of Modhe et al. -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("norm", "objective"), [("l1", "ma_l1"), ("l2", "vaml")])
+def test_names_of_the_value_aware_code_are_copied_to_our_fields(norm, objective):
+    theirs = configuration.resolve(
+        given(
+            "Hopper-v5",
+            model_loss_type="va",
+            va_norm=norm,
+            va_loss_coeff=0.02,
+            value_update_interval=7,
+            num_v_updates_in_model=3,
+            v_update_batch_size=500,
+        )
+    )
+    ours = configuration.resolve(
+        given(
+            "Hopper-v5",
+            **{
+                "model.objective": objective,
+                "objective.value_weight": 0.02,
+                "refit.interval": 7,
+                "refit.updates": 3,
+                "refit.starts": 500,
+            },
+        )
+    )
+    configuration.validate(theirs)
+    assert theirs == ours
+
+
+@pytest.mark.parametrize(
+    ("fields_given", "message"),
+    [
+        ({"va_loss_coeff": 0.1, "objective.value_weight": 0.2}, "contradicts .*value_weight=0.2"),
+        ({"model_loss_type": "va"}, "names no objective.*va_norm=l1 or l2"),
+        ({"va_norm": "l1"}, "names no objective"),
+        ({"model_loss_type": "va", "va_norm": "l1", "model.objective": "mle"}, "contradicts"),
+        ({"refit.interval": 5, "refit.starts": 1001}, "shared equally .*use 1005"),
+        ({"refit.interval": 5, "refit.starts": 100_005}, "more than the replay"),
+        ({"objective.include_entropy": True, "model.objective": "vaml"}, "needs a sampled action"),
+        ({"objective.gradient_quantile": 0.0, "model.objective": "vagram"}, "not in \\(0, 1\\]"),
+        ({"objective.critic": "second", "model.objective": "vaml"}, "unknown.* first, min"),
+    ],
+)
+def test_contradictions_of_the_objective_are_refused(fields_given, message):
+    with pytest.raises(UserError, match=message):
+        configuration.validate(configuration.resolve(given("Hopper-v5", **fields_given)))
+
+
+def test_rollouts_are_sampled_exactly_if_the_variance_is_trained():
+    def deterministic(**changes):
+        return configuration.resolve(given("Hopper-v5", **changes)).rollout.deterministic
+
+    assert not deterministic()
+    assert deterministic(algo="vaml")
+    assert deterministic(**{"model.objective": "mse"})
+    assert not deterministic(algo="vaml", **{"objective.num_model_samples": 2})
+    assert not deterministic(algo="vagram", **{"objective.mle_weight": 0.1})
+    assert not deterministic(algo="ma_l1", preset="modhe2022")
+    assert not deterministic(algo="vaml", **{"rollout.deterministic": False})

@@ -59,7 +59,11 @@ def rolled_out(rule, score, state, *, length, deltas=(0.3,) * 3, policy=toy_poli
     config = toy_config(**fields)
     parts = toy_parts(config, toy_spec(threshold=1.0), policy)
     propose = RULES[rule](config, parts, scored_by(score))
-    generate = jax.jit(make_rollout(config, parts, RolloutFilter(lambda key: (), None, propose)))
+    generate = jax.jit(
+        make_rollout(
+            config, parts, RolloutFilter(lambda key: (), None, propose), config.rollout.starts
+        )
+    )
     example = WeightedTransition(example_transition(2, 1), jnp.zeros(()))
     model_replay, metrics = generate(
         toy_model(deltas, [0, 2]),

@@ -203,7 +203,7 @@ def offset(settings, fitted):
 
 
 def parts_of(ensemble):
-    return Parts(ensemble, SPEC, q_values=None, sample_policy=policy)
+    return Parts(ensemble, SPEC, None, policy, *[None] * 3)
 
 
 def raw_units(ensemble):

@@ -10,6 +10,7 @@ import pytest
 import envs
 from agents.registry import make_agent
 from configs import default
+from experiment.fields import ALIASES
 from replay import example_transition
 from tests.integration import tiny
 
@@ -26,7 +27,9 @@ DRIVER_ONLY = {
     "logging.tensorboard": "where to write",
     "logging.wandb": "where to write",
     "logging.wandb_project": "where to write",
-    "model.objective": "one implementation so far",
+    **dict.fromkeys(ALIASES, "copied to the field it stands for"),
+    "model_loss_type": "copied to model.objective",
+    "va_norm": "copied to model.objective",
 }
 OTHER = {
     "total_steps": 700,
@@ -40,6 +43,11 @@ OTHER = {
     "sac.layer_norm": True,
     "sac.num_critics": 3,
     "sac.learning_rate": 1e-2,
+    "sac.critic_learning_rate": 1e-2,
+    "sac.policy_learning_rate": 1e-2,
+    "sac.temperature_learning_rate": 1e-2,
+    "sac.max_grad_norm": 0.5,
+    "sac.policy_update_every": 2,
     "sac.target_update_rate": 0.1,
     "sac.target_update_every": 7,
     "sac.learn_temperature": False,
@@ -65,11 +73,42 @@ OTHER = {
     "model.patience": 2,
     "model.incumbent_competes": True,
     "model.max_gradient_steps": 10,
+    "model.max_grad_norm": 0.5,
+    "model.validation": "objective",
+    "model.objective": "mse",
     "rollout.starts": 40,
     "rollout.schedule": (10, 20, 1, 5),
     "rollout.retain_steps": 300,
     "rollout.deterministic": True,
     "rollout.real_ratio": 0.75,
+}
+OTHER_OBJECTIVE = {
+    "objective.critic": "mean",
+    "objective.action": "sample",
+    "objective.num_model_samples": 2,
+    "objective.mask_terminal": False,
+    "objective.include_entropy": True,
+    "objective.include_discount": False,
+    "objective.reduction": "sum",
+    "objective.value_weight": 3.0,
+    "objective.mle_weight": 0.5,
+    "objective.gradient_quantile": 0.5,
+    "objective.vagram_form": "taylor",
+    "objective.vep_functions": "critics",
+    "objective.vep_count": 2,
+    "refit.interval": 3,
+    "refit.starts": 4,
+    "refit.updates": 2,
+}
+# What a field needs besides, to matter.
+NEEDS = {
+    "objective.include_entropy": {"objective.action": "sample"},
+    "objective.gradient_quantile": {"model.objective": "vagram"},
+    "objective.vagram_form": {"model.objective": "vagram"},
+    "objective.vep_functions": {"model.objective": "vep"},
+    "objective.vep_count": {"model.objective": "vep"},
+    "refit.starts": {"refit.interval": 5},
+    "refit.updates": {"refit.interval": 5},
 }
 OTHER_FLOW = {
     "use_algo": "reward",
@@ -171,13 +210,30 @@ def unchanged():
 
 
 def test_every_field_is_in_one_of_the_two_lists():
-    assert sorted(fields(default.get_config())) == sorted(DRIVER_ONLY | OTHER | OTHER_FLOW)
+    assert sorted(fields(default.get_config())) == sorted(
+        DRIVER_ONLY | OTHER | OTHER_OBJECTIVE | OTHER_FLOW
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER)
 def test_changing_a_field_changes_a_compiled_program(unchanged, name):
     assert fingerprint(**{name: OTHER[name]}) != unchanged
+
+
+def fit_program(**changes):
+    """Returns the model fit of a value-aware agent."""
+    agent, state = make("vaml", changes)
+    fit = next(stage.run for stage in agent.refresh if stage.name == "model")
+    program = jax.make_jaxpr(fit)(state)
+    return f"{program} {program.consts}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_OBJECTIVE)
+def test_changing_a_field_of_the_objective_changes_the_fit(name):
+    needs = NEEDS.get(name, {})
+    assert fit_program(**needs) != fit_program(**needs, **{name: OTHER_OBJECTIVE[name]})
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ SIZES = {
     "rollout.schedule": (50, 250, 1, 3),
     "rollout.retain_steps": 100,
     "rollout.real_ratio": 0.25,
+    "refit.starts": 10,
     "flow.horizon": 3,
     "flow.num_starts": 20,
     "flow.recency": 1000,

@@ -13,7 +13,7 @@ from envs.spec import EnvSpec
 from experiment.configuration import resolve
 from models import normalizer
 from models.ensemble import Normalizers, make_ensemble
-from models.fit import Progress, holdout_errors, make_fit, track_best
+from models.fit import Progress, Refit, holdout_errors, make_fit, track_best
 from models.objectives import OBJECTIVES, Context, ModelObjective, Parts
 from models.split import Split, minibatch_rows
 from models.split import split_rows as split_rows_untraced
@@ -84,7 +84,7 @@ def recording(num_members, num_rows):
         seen = seen.at[jnp.arange(num_members)[:, None], ids].add(1)
         return 0.0 * sum(leaf.sum() for leaf in jax.tree.leaves(params)), (seen, {})
 
-    return ModelObjective(lambda key: jnp.zeros((num_members, num_rows), jnp.int32), loss)
+    return ModelObjective(lambda key: jnp.zeros((num_members, num_rows), jnp.int32), loss, None)
 
 
 def ordered():
@@ -95,7 +95,7 @@ def ordered():
         written = written.at[step].set(batch.reward[0])
         return 0.0 * sum(leaf.sum() for leaf in jax.tree.leaves(params)), ((written, step + 1), {})
 
-    return ModelObjective(lambda key: (jnp.zeros((3, 16)), jnp.zeros((), jnp.int32)), loss)
+    return ModelObjective(lambda key: (jnp.zeros((3, 16)), jnp.zeros((), jnp.int32)), loss, None)
 
 
 @functools.cache
@@ -108,7 +108,7 @@ def fitter(objective_name=None, num_rows=0, **model):
     elif objective_name in ("ordered", "drifting", "scaled"):
         objective = {"ordered": ordered, "drifting": drifting, "scaled": scaled}[objective_name]()
     else:
-        objective = OBJECTIVES[objective_name](config, Parts(ensemble, toy_spec(), None, None))
+        objective = OBJECTIVES[objective_name](config, Parts(ensemble, toy_spec(), *[None] * 5))
     learner = make_fit(config, ensemble, objective)
     return ensemble, jax.jit(learner.init), jax.jit(learner.fit)
 
@@ -321,7 +321,7 @@ def drifting():
         bias = params["net"]["params"]["layer_1"]["bias"]
         return -bias[:, : bias.shape[-1] // 2].sum(), (state, {})
 
-    return ModelObjective(lambda key: (), loss)
+    return ModelObjective(lambda key: (), loss, None)
 
 
 def drift_from(start, **model):
@@ -379,7 +379,7 @@ def scaled():
         total = sum(leaf.sum() for leaf in jax.tree.leaves(params))
         return jnp.array(GRADIENT_SCALES)[step] * total, (step + 1, {})
 
-    return ModelObjective(lambda key: jnp.zeros((), jnp.int32), loss)
+    return ModelObjective(lambda key: jnp.zeros((), jnp.int32), loss, None)
 
 
 def numpy_adam(weights, decay, steps, learning_rate):
@@ -600,7 +600,7 @@ def test_seeds_fitted_together_do_not_mix():
     config = toy_config(learning_rate=0.01)
     ensemble = make_ensemble(config, toy_spec())
     learner = make_fit(
-        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, None, None))
+        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, *[None] * 5))
     )
     together = jax.jit(jax.vmap(learner.fit, in_axes=(None, 0, None, 0)))
     start, keys = init(jax.random.key(0)), jax.random.split(jax.random.key(1), 2)
@@ -635,7 +635,7 @@ def test_the_ensemble_learns_noise_that_depends_on_the_state():
     )
     ensemble = make_ensemble(config, toy_spec(reward=lambda s, a, n: n[..., 0]))
     learner = make_fit(
-        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, None, None))
+        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, *[None] * 5))
     )
     context = NO_CONTEXT.replace(
         normalizers=Normalizers(normalizer.identity(2), normalizer.identity(1))
@@ -654,3 +654,102 @@ def test_the_ensemble_learns_noise_that_depends_on_the_state():
     best_possible = 1.0 + np.log(variance).mean()  # -2.69
     # margin: two thirds of the way from the constant variance to the truth, for every member
     assert (nll < best_constant - (best_constant - best_possible) * 2.0 / 3.0).all()
+
+
+# --- refits --------------------------------------------------------------------------------------
+
+
+def refitted(interval, steps, rows=32, **model):
+    """What a refit that takes notes wrote down during a fit of `steps` gradient steps."""
+
+    def run(model, learner, context, count, key):
+        noted, steps_seen = learner
+        steps_seen = steps_seen.at[noted].set(model.objective.sum() // (3 * 4))
+        context = context.replace(log_temperature=context.log_temperature + 1.0)
+        return (noted + (count == noted), steps_seen), context
+
+    config = toy_config(max_gradient_steps=steps, patience=50, **model)
+    learner = make_fit(
+        config, make_ensemble(config, toy_spec()), recording(3, rows), Refit(interval, run)
+    )
+    start = jnp.zeros((), jnp.int32), jnp.zeros(steps, jnp.int32)
+    state, (noted, seen), metrics = jax.jit(learner.fit_and_refit)(
+        learner.init(jax.random.key(0)), numbered_replay(rows), NO_CONTEXT, jax.random.key(1), start
+    )
+    assert metrics["model/fit_steps"] == steps
+    assert state.objective.sum() == steps * 3 * 4
+    return int(noted), np.asarray(seen)
+
+
+def test_a_fit_of_23_steps_with_interval_5_refits_after_5_10_15_and_20():
+    noted, seen = refitted(interval=5, steps=23)
+    assert noted == 4
+    np.testing.assert_array_equal(seen[:5], [5, 10, 15, 20, 0])
+
+
+def test_a_refit_due_at_the_end_of_an_epoch_or_fit_happens_once():
+    # 26 training rows in batches of 4: epochs of 7 steps
+    noted, seen = refitted(interval=7, steps=14)
+    assert noted == 2
+    np.testing.assert_array_equal(seen[:3], [7, 14, 0])
+
+
+def test_the_loss_sees_the_context_as_refitted():
+    def loss(params, state, batch, context, key):
+        zero = 0.0 * sum(leaf.sum() for leaf in jax.tree.leaves(params))
+        seen, step = state
+        return zero, ((seen.at[step].set(context.log_temperature), step + 1), {})
+
+    def run(model, learner, context, count, key):
+        return learner, context.replace(log_temperature=context.log_temperature + 1.0)
+
+    def init(key):
+        return jnp.zeros(10), jnp.zeros((), jnp.int32)
+
+    config = toy_config(max_gradient_steps=10, patience=50)
+    objective = ModelObjective(init, loss, None)
+    learner = make_fit(config, make_ensemble(config, toy_spec()), objective, Refit(4, run))
+    state, _, _ = jax.jit(learner.fit_and_refit)(
+        learner.init(jax.random.key(0)), numbered_replay(32), NO_CONTEXT, jax.random.key(1), ()
+    )
+    np.testing.assert_array_equal(state.objective[0], [0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+
+
+def test_an_objective_begins_once_per_fit():
+    def loss(params, state, batch, context, key):
+        return 0.0 * sum(leaf.sum() for leaf in jax.tree.leaves(params)), (state, {})
+
+    objective = ModelObjective(
+        lambda key: jnp.zeros((), jnp.int32),
+        loss,
+        None,
+        begin=lambda state, context, key: state + 1,
+    )
+    config = toy_config(max_gradient_steps=10)
+    learner = make_fit(config, make_ensemble(config, toy_spec()), objective)
+    state, fit = learner.init(jax.random.key(0)), jax.jit(learner.fit)
+    for _ in range(2):
+        state, _ = fit(state, numbered_replay(32), NO_CONTEXT, jax.random.key(1))
+    assert state.objective == 2
+
+
+def test_validation_by_the_objective_chooses_the_elites_and_stops_the_fit():
+    # scores that know nothing of the squared error: the last member is best, the first worst
+    def score(params, state, batch, context, key):
+        worst_first = jnp.arange(3, 0, -1.0)[:, None]
+        return jnp.broadcast_to(worst_first, batch.reward.shape)
+
+    def loss(params, state, batch, context, key):
+        return 0.0 * sum(leaf.sum() for leaf in jax.tree.leaves(params)), (state, {})
+
+    objective = ModelObjective(lambda key: (), loss, score)
+    config = toy_config(validation="objective", patience=2, max_gradient_steps=0)
+    learner = make_fit(config, make_ensemble(config, toy_spec()), objective)
+    state, metrics = jax.jit(learner.fit)(
+        learner.init(jax.random.key(0)), numbered_replay(32), NO_CONTEXT, jax.random.key(1)
+    )
+    np.testing.assert_array_equal(state.elites, np.arange(2, -1, -1)[: len(state.elites)])
+    # the first epoch beats nothing, the next two do not improve on it
+    assert metrics["model/fit_epochs"] == 3
+    best = np.arange(1, 1 + len(state.elites))
+    assert metrics["model/holdout_objective"] == pytest.approx(best.mean())

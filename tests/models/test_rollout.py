@@ -112,7 +112,7 @@ def generator(spec, policy, rollout_filter=None, block=None, **config):
     with pytest.MonkeyPatch.context() as patch:
         if block is not None:
             patch.setattr(rollout, "CPU_BLOCK_ROWS", block)
-        return jax.jit(make_rollout(config, parts, rollout_filter))
+        return jax.jit(make_rollout(config, parts, rollout_filter, config.rollout.starts))
 
 
 NEVER_ENDS = toy_spec()
