@@ -27,22 +27,14 @@ def main(argv: list[str]) -> None:
     del argv
     import jax
 
-    import envs
-    from agents.registry import make_agent
     from agents.sac import make_sac, parts_of
-    from experiment import run_folder, seeds
-    from experiment.checkpoint import Checkpointer
+    from experiment.restore import restore, seed_slice
     from models.ensemble import make_ensemble
     from models.fit import make_fit
     from models.objectives import OBJECTIVES, Context
 
-    stored = ConfigDict(run_folder.read_config(Path(_WORKDIR.value))["config"])
-    spec = envs.spec(stored.env)
-    agent = seeds.lift(make_agent(stored, spec), stored.num_seeds)
-    found = Checkpointer(Path(_WORKDIR.value) / "checkpoints").restore(agent.state_shape)
-    if found is None:
-        raise SystemExit(f"error: {_WORKDIR.value} has no checkpoint.")
-    step, states, _ = found
+    run = restore(Path(_WORKDIR.value))
+    stored, spec = run.config, run.spec
     print("env_step,rows,seed,fresh,cap,seconds,fit_steps,fit_epochs,holdout_mse,holdout_nll")
     for cap in map(int, _CAPS.value):
         config = ConfigDict(stored.to_dict())
@@ -52,7 +44,7 @@ def main(argv: list[str]) -> None:
         learner = make_fit(config, ensemble, OBJECTIVES[config.model.objective](config, parts))
         fit = jax.jit(learner.fit)
         for seed in range(stored.num_seeds):
-            state = jax.device_get(jax.tree.map(lambda leaf, k=seed: leaf[k], states))
+            state = jax.device_get(seed_slice(run.state, seed))
             model = learner.init(jax.random.key(seed)) if _FRESH.value else state.model
             context = Context(
                 state.sac.policy,
@@ -67,7 +59,7 @@ def main(argv: list[str]) -> None:
             _, metrics = jax.block_until_ready(compiled(*arguments))
             seconds = time.perf_counter() - start
             print(
-                f"{step},{state.replay.size},{seed},{int(_FRESH.value)},{cap},{seconds:.2f},"
+                f"{run.env_step},{state.replay.size},{seed},{int(_FRESH.value)},{cap},{seconds:.2f},"
                 f"{metrics['model/fit_steps']},{metrics['model/fit_epochs']},"
                 f"{metrics['model/holdout_mse']:.5g},{metrics['model/holdout_nll']:.4f}",
                 flush=True,
