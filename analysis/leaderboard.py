@@ -19,6 +19,7 @@ from analysis.statistics import FEWEST_FOR_INTERVAL, t_interval
 from configs import default
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
 from experiment.progress import duration
+from experiment.run_folder import flatten
 
 # Where MBPO and its successors are compared; a row without them would hide what was not run.
 ENVIRONMENTS = (
@@ -125,7 +126,7 @@ def _preset(env: str, fields: dict[str, Any]) -> dict[str, Any]:
 
     config = default.get_config(env)
     config.update_from_flattened_dict(fields)
-    return runs.flatten(configuration.resolve(config).to_dict())
+    return flatten(configuration.resolve(config).to_dict())
 
 
 def _matrix(entries: list[Entry], root: Path) -> str:

@@ -1,7 +1,6 @@
 """Reads run folders, whatever state they are in; what is wrong with one is a line, not an error."""
 
 import csv
-import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,9 +12,10 @@ import pandas as pd
 from configs import default
 from errors import UserError
 from experiment.metrics import EPOCHS
-from experiment.run_folder import CONFIG_FILE, LOCK_FILE, read_config
+from experiment.run_folder import CONFIG_FILE, LOCK_FILE, flatten, read_config
+from experiment.seed_tables import STEP, read_table
 
-STEP, RETURN, CLOCK = "env_step", "eval/return", "wall_clock"
+RETURN, CLOCK = "eval/return", "wall_clock"
 KERNEL_LOCKS = Path("/proc/locks")
 _SHOWN = 5  # names listed in one line, the rest is counted
 
@@ -76,44 +76,6 @@ def find(path: Path) -> Iterator[Path]:
         below.sort()
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested dictionaries as one, e.g. `{"model.num_members": 7}`."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {prefix + name: value}
-        )
-    return flat
-
-
-def read_seed(path: Path) -> pd.DataFrame:
-    """Returns the table of one seed; a last line without its end is still being written.
-
-    Raises:
-      ValueError: the file is damaged; the message says where.
-    """
-    text = path.read_text()
-    header, *lines = [*csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))] or [[]]
-    if STEP not in header:
-        raise ValueError(f"its first line has no column {STEP}")
-    rows = []
-    for number, line in enumerate(lines, start=2):
-        if len(line) != len(header):
-            raise ValueError(f"line {number} has {len(line)} values for {len(header)} columns")
-        try:
-            rows.append([float(cell) if cell else np.nan for cell in line])
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
-    frame = pd.DataFrame(rows, columns=header, dtype=float)
-    if not (np.diff(frame[STEP], prepend=-1) > 0).all():
-        raise ValueError(f"the values of {STEP} do not increase")
-    if CLOCK not in frame:
-        frame[CLOCK] = np.nan
-    return frame.astype({STEP: int})
-
-
 def _load(folder: Path) -> tuple[Run | None, list[str]]:
     try:
         content = read_config(folder)
@@ -151,7 +113,10 @@ def _read_seeds(folder: Path, config: dict[str, Any]) -> tuple[dict[int, pd.Data
     seeds, problems = {}, []
     for path in sorted(folder.glob(f"metrics/{EPOCHS}_*.csv")):
         try:
-            seeds[int(path.stem.removeprefix(f"{EPOCHS}_"))] = read_seed(path)
+            table = read_table(path)
+            if CLOCK not in table:
+                table[CLOCK] = np.nan
+            seeds[int(path.stem.removeprefix(f"{EPOCHS}_"))] = table
         except (OSError, ValueError, csv.Error) as error:
             problems.append(f"metrics/{path.name} is damaged ({error}); this seed is left out.")
     first, count = config.get("seed", 0), config.get("num_seeds", 1)

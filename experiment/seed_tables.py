@@ -16,6 +16,7 @@ import pandas as pd
 
 from experiment.files import write_text_atomically
 
+STEP = "env_step"  # the column that every table has
 Row = dict[str, float]
 
 
@@ -81,18 +82,35 @@ def read(workdir: Path, prefix: str) -> dict[int, pd.DataFrame]:
         int(path.stem.removeprefix(f"{prefix}_"))
         for path in Path(workdir, "metrics").glob(f"{prefix}_*.csv")
     ]
-    return {seed: _frame(_path(Path(workdir), prefix, seed)) for seed in sorted(seeds)}
+    return {seed: read_table(_path(Path(workdir), prefix, seed)) for seed in sorted(seeds)}
 
 
 def _path(workdir: Path, prefix: str, seed: int) -> Path:
     return workdir / "metrics" / f"{prefix}_{seed}.csv"
 
 
-def _frame(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """Returns one table, bit-identical to what was written; an empty cell is NaN.
+
+    Raises:
+      ValueError: the file is damaged; the message says where.
+    """
     # pandas' own parser may be off by one bit, depending on its version.
-    header, *lines = csv.reader(io.StringIO(_complete_lines(path)))
-    rows = [[float(cell) if cell else math.nan for cell in line] for line in lines]
-    return pd.DataFrame(rows, columns=header, dtype=float).astype({"env_step": int})
+    header, *lines = [*csv.reader(io.StringIO(_complete_lines(path)))] or [[]]
+    if STEP not in header:
+        raise ValueError(f"its first line has no column {STEP}")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise ValueError(f"line {number} has {len(line)} values for {len(header)} columns")
+        try:
+            rows.append([float(cell) if cell else math.nan for cell in line])
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    frame = pd.DataFrame(rows, columns=header, dtype=float)
+    if not (frame[STEP].diff().dropna() > 0).all():
+        raise ValueError(f"the values of {STEP} do not increase")
+    return frame.astype({STEP: int})
 
 
 def _cell(value: Any) -> str:

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from envs.spec import EnvSpec
-from models.ensemble import Ensemble
+from models.ensemble import Ensemble, predicted_transition
 from models.fit import ModelState
-from models.rollout import predicted_transition
+from models.open_loop import open_loop as replay_actions
+from models.open_loop import terminations
 from replay import Transition
 
 Sample = Callable[[chex.Array, chex.PRNGKey], tuple[chex.Array, chex.Array]]
@@ -74,17 +75,10 @@ def open_loop(
     action: chex.Array,
 ) -> OpenLoop:
     """Replays real actions [N, H, A] from real states [N, O], each elite on its own."""
-    elites = model.elite_params()
-
-    def step(observation: chex.Array, action: chex.Array) -> tuple[chex.Array, OpenLoop]:
-        action = _per_elite(action, model)
-        mean = ensemble.predict(elites, model.normalizers, observation, action).mean
-        expected = predicted_transition(ensemble, spec, observation, action, mean)
-        output = OpenLoop(expected.next_observation, expected.reward, expected.terminated > 0)
-        return expected.next_observation, output
-
-    start = _per_elite(observation, model)
-    return jax.lax.scan(step, start, jnp.swapaxes(action, 0, 1))[1]
+    predicted, reward = replay_actions(
+        ensemble, model.elite_params(), model.normalizers, observation, action
+    )
+    return OpenLoop(predicted, reward, terminations(spec, observation, action, predicted))
 
 
 def policy_rollout(

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from envs.spec import EnvSpec
 from models.ensemble import Ensemble, Normalizers
 
 
@@ -42,3 +43,23 @@ def open_loop(
 
     by_time = jnp.swapaxes(action, 0, 1)
     return jax.lax.scan(step, per_member(observation), by_time)[1]
+
+
+def terminations(
+    spec: EnvSpec, observation: chex.Array, action: chex.Array, predicted: chex.Array
+) -> chex.Array:
+    """Returns which steps of `open_loop` end the episode, bool [H, M, N].
+
+    Args:
+      spec: of the environment.
+      observation: real states [N, O] to start from.
+      action: [N, H, A].
+      predicted: states [H, M, N, O], from `open_loop`.
+    """
+    first = jnp.broadcast_to(observation[None, None], (1, *predicted.shape[1:]))
+    by_time = jnp.swapaxes(action, 0, 1)[:, None]
+    return spec.termination(
+        jnp.concatenate([first, predicted[:-1]]),
+        jnp.broadcast_to(by_time, (*predicted.shape[:-1], action.shape[-1])),
+        predicted,
+    )

@@ -12,7 +12,7 @@ from models.fit import ModelState
 from models.objectives import mle
 from models.objectives.base import Context, ModelObjective, Parts
 from models.objectives.values import critics_in, make_value
-from models.open_loop import open_loop
+from models.open_loop import open_loop, terminations
 from replay import Transition
 
 LARGEST_ERROR = 1e6  # in standard deviations of V: what a diverged prediction counts as
@@ -75,7 +75,8 @@ def make_diagnostics(config: ConfigDict, parts: Parts, objective: ModelObjective
         predicted, _ = open_loop(
             parts.ensemble, model.elite_params(), model.normalizers, start, actions
         )  # [H, K, N, O]
-        predicted_alive = alive(_predicted_terminations(parts, segments, predicted))
+        ended = terminations(parts.spec, start, actions, predicted)
+        predicted_alive = alive(ended.astype(jnp.float32))
         predicted_alive = jnp.cumprod(predicted_alive, axis=0)  # the state after the end stays
         unit = _std(v(segments.observation), valid)
 
@@ -120,20 +121,6 @@ def make_diagnostics(config: ConfigDict, parts: Parts, objective: ModelObjective
         return 1.0 - terminated if config.objective.mask_terminal else jnp.ones(terminated.shape)
 
     return diagnose
-
-
-def _predicted_terminations(
-    parts: Parts, segments: Transition, predicted: chex.Array
-) -> chex.Array:
-    """Returns which predictions [H, K, N, O] end their segment, 0 or 1."""
-    shape = predicted.shape
-    start = jnp.broadcast_to(segments.observation[None, None, :, 0], (1, *shape[1:]))
-    action = jnp.swapaxes(segments.action, 0, 1)[:, None]
-    return parts.spec.termination(
-        jnp.concatenate([start, predicted[:-1]]),
-        jnp.broadcast_to(action, (*shape[:-1], action.shape[-1])),
-        predicted,
-    ).astype(jnp.float32)
 
 
 def _std(values: chex.Array, mask: chex.Array) -> chex.Array:
