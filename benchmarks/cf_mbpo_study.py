@@ -21,7 +21,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from analysis.rendering import markdown_table, save_figure  # noqa: E402
 from analysis.run_report import FINAL_EVALUATIONS  # noqa: E402
-from analysis.statistics import t_interval  # noqa: E402
+from analysis.statistics import area_under_curve, t_interval  # noqa: E402
 from experiment import metrics  # noqa: E402
 
 RETURN, TIME = "eval/return", "wall_clock"
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
         errors = table(used_errors(metrics.read_refreshes(folder)), USED_ERROR)
         draw(axes[0], returns, folder.name, f"C{index}")
         draw(axes[1], errors, folder.name, f"C{index}")
-        whole = returns.to_numpy().mean(axis=0)  # per seed: the area under the curve
+        whole = area_under_curve(returns.index.to_numpy(), returns.to_numpy().T)
         final = returns.to_numpy()[-FINAL_EVALUATIONS:].mean(axis=0)
         half = errors.to_numpy()[len(errors) // 2 :].mean(axis=0)
         minutes = max(frame[TIME].max() for frame in seeds.values()) / 60
