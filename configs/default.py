@@ -82,7 +82,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.improvement_threshold = 0.01  # relative improvement of the hold-out error that counts
     model.patience = placeholder(int)  # epochs without improvement before the fit stops
     model.incumbent_competes = placeholder(bool)  # the weights before a fit count as its first best
-    model.validation = "mse"  # what stops a fit and chooses the elites: "mse" or "objective"
+    model.validation = placeholder(str)  # what stops fits, chooses elites: "mse" or "objective"
     model.max_grad_norm = placeholder(float)  # clips all members' gradient; 0: never
     model.max_gradient_steps = placeholder(
         int

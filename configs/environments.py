@@ -259,6 +259,7 @@ _MODHE_COMMON: Constants = {
     "sac.max_grad_norm": 2.0,
     "sac.explore_greedily": False,
     "model.max_grad_norm": 2.0,
+    "model.validation": "mse",
     "objective.critic": "first",
     "objective.action": "sample",
     "objective.num_model_samples": 1,

@@ -26,6 +26,7 @@ _DEFAULTS: dict[str, Any] = {
     "sac.policy_update_every": 1,
     "model.max_grad_norm": 0.0,
     "model.normalize_targets": False,
+    "model.validation": "mse",
     "objective.critic": "first",
     "objective.action": "mean",
     "objective.num_model_samples": 0,
@@ -66,6 +67,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _fill(resolved, {"flow.rl_weight": _RL_WEIGHTS.get(resolved.flow.estimator)})
     if resolved.preset in environments.PRESETS:
         _fill(resolved, environments.constants(resolved.env, resolved.preset))
+    if resolved.model.objective in fields.VALUE_AWARE:
+        _fill(resolved, {"model.validation": "objective"})
     _fill(resolved, _DEFAULTS)
     trains_variance = (
         resolved.model.objective == "mle"
