@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     config = configuration.resolve(flags.FLAGS.config)
     configuration.validate(config)
     workdir = Path(_WORKDIR.value or _default_workdir(config))
-    command = shlex.join(["python", *sys.argv])
+    command = shlex.join(["python", _relative(sys.argv[0]), *sys.argv[1:]])
 
     from experiment import loop
 
@@ -46,6 +46,12 @@ def main(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print(_interrupted(config, workdir, command), file=sys.stderr)
         raise SystemExit(command_line.INTERRUPTED) from None
+
+
+def _relative(program: str) -> str:
+    """Returns the path of a program as one types it in the current folder."""
+    path = Path(program).absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else program
 
 
 def _default_workdir(config: ConfigDict) -> str:
