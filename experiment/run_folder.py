@@ -1,7 +1,6 @@
 """The folder of a run: created or resumed, described in `config.json`, used by one process only."""
 
 import datetime
-import errno
 import fcntl
 import functools
 import importlib.metadata
@@ -16,6 +15,7 @@ from errors import UserError
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
 
 CONFIG_FILE = "config.json"
+REPORT_FILE = "report.md"
 LOCK_FILE = ".lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco")
 _ABSENT = "(absent)"
@@ -43,10 +43,7 @@ def open_run(workdir: Path, config: dict[str, Any], environment: dict[str, Any])
     workdir = Path(workdir)
     config = json.loads(json.dumps(config))
     with disk_problems_as_user_errors(workdir, "The run folder"):
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # how /proc refuses
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(workdir)) from error
+        workdir.mkdir(parents=True, exist_ok=True)
         _lock(workdir)
         path = workdir / CONFIG_FILE
         if not path.exists():
@@ -80,6 +77,17 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged ({error}). Restore it from a backup, or pass another --workdir."
         ) from error
+
+
+def another_version(environment: dict[str, Any]) -> str:
+    """Names the code that wrote a run: `another version (commit abc1234, jax 0.10.2)`.
+
+    Args:
+      environment: from `read_config`.
+    """
+    known = flatten(environment)
+    commit, jax = (known.get(name) or "unknown" for name in ("git.commit", "versions.jax"))
+    return f"another version (commit {commit[:7]}, jax {jax})"
 
 
 def describe_environment() -> dict[str, Any]:

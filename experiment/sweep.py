@@ -89,9 +89,10 @@ def summary(statuses: Sequence[Status], out: Path) -> str:
 def _failure(status: Status) -> str:
     trial = status.trial
     tries = f"{status.attempts} attempt" + ("s" if status.attempts != 1 else "")
-    log = "\n".join(sweep_progress.last_lines(trial, _LOG_LINES))
-    return (
+    text = (
         f"{trial.name} failed at step {status.step} ({status.problem}, {tries}):\n"
         f"  {trial.command}\n"
-        f"  the end of {trial.folder / LOG_FILE}:\n" + textwrap.indent(log, "    | ") + "\n"
     )
+    if log := "\n".join(sweep_progress.last_lines(trial, _LOG_LINES)):
+        text += f"  the end of {trial.folder / LOG_FILE}:\n{textwrap.indent(log, '    | ')}\n"
+    return text

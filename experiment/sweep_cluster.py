@@ -17,6 +17,7 @@ from experiment.sweep_plan import Trial
 _OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; only exit statuses go through it
 _CONNECT_SECONDS = 10.0
 _STOP_SECONDS = 20.0
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Share(NamedTuple):
@@ -38,13 +39,14 @@ def connection(address: str | None) -> Iterator[None]:
       UserError: Ray is not installed, or there is no cluster at the address.
     """
     ray = _import_ray()
-    _connect(ray, address)
-    # Ray ends this process on SIGTERM, which batch systems send; the trials are to end first.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with _handlers_restored():
+        _connect(ray, address)
+        # Ray ends this process on SIGTERM, which batch systems send; the trials are to end first.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def machines() -> list[dict[str, float]]:
@@ -125,6 +127,8 @@ def problem(reference: Any) -> str:
     try:
         status = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            return str(error.cause)
         return f"{type(error.cause).__name__}: {error.cause}"
     except ray.exceptions.RayError as error:
         return str(error).partition("\n")[0]
@@ -132,17 +136,34 @@ def problem(reference: Any) -> str:
 
 
 def stop(running: dict[Any, Trial]) -> None:
-    """Ends trials at once; their last checkpoints stay. Returns when their processes are gone."""
+    """Ends trials at once; their last checkpoints stay.
+
+    Returns when their processes are gone, and names one that stays. From here to the end of the
+    `connection`, Ctrl-C and SIGTERM do nothing.
+    """
     import ray
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # an impatient second Ctrl-C would leave some
+    for number in _ENDING:  # an impatient second Ctrl-C would leave some
         signal.signal(number, signal.SIG_IGN)
     print("Stopping the trials.", file=sys.stderr, flush=True)
     for reference in running:
         ray.cancel(reference, force=True)
     wait(running, _STOP_SECONDS)
     for trial in running.values():
-        sweep_trial.wait_until_free(trial.folder)
+        try:
+            sweep_trial.wait_until_free(trial.folder)
+        except UserError as error:
+            print(error, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _handlers_restored() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _import_ray() -> ModuleType:

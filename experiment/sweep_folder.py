@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from errors import UserError
 from experiment import run_folder
 from experiment.files import write_text_atomically
-from experiment.sweep_plan import Grid, Trial
+from experiment.sweep_plan import NO_RESULT, Grid, Trial
 
 SWEEP_FILE = "sweep.json"
-_HARMLESS = ("logging.", "checkpoint.", "num_seeds")  # what trials set themselves or may change
+_HARMLESS = (*NO_RESULT, "num_seeds")  # what trials set themselves or may change
 
 
 def open_sweep(
@@ -41,7 +41,7 @@ def open_sweep(
     try:
         out.mkdir(parents=True, exist_ok=True)
         if (out / SWEEP_FILE).exists():
-            _check_continues(out, _read(out), content)
+            _check_continues(out, read(out), content)
         write_text_atomically(out / SWEEP_FILE, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise UserError(
@@ -50,14 +50,29 @@ def open_sweep(
         ) from error
 
 
-def _read(out: Path) -> dict[str, Any]:
+def read(out: Path) -> dict[str, Any]:
+    """Returns what a sweep runs, as `sweep.json` in its folder says.
+
+    Returns:
+      `{"command": str, "config": {field: value}, "trials": {name: {"seeds": [...], "command":
+      str}}}`. The run folder of a trial is `out / name`. It exists once the trial has started, and
+      has a `config.json` once train.py has got as far as that.
+
+    Raises:
+      UserError: the file is damaged.
+      OSError: there is none, or it is not readable.
+    """
     try:
         content = json.loads((out / SWEEP_FILE).read_text())
-        return {name: content[name] for name in ("command", "config", "trials")}
-    except (ValueError, KeyError, TypeError) as error:
+        command, config, trials = (content[name] for name in ("command", "config", "trials"))
+        trials = {
+            name: {"seeds": t["seeds"], "command": t["command"]} for name, t in trials.items()
+        }
+        return {"command": command, "config": dict(config), "trials": trials}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{out / SWEEP_FILE} is damaged ({error}). Remove it to let this command write it "
-            "anew, or pass another --out."
+            f"{out / SWEEP_FILE} is damaged ({error}). Remove it: sweep.py writes it anew when its "
+            "command is repeated."
         ) from error
 
 

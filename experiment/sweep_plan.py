@@ -22,6 +22,7 @@ Grid = dict[str, list[str]]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = REPOSITORY / "configs" / "default.py"
+NO_RESULT = ("logging.", "checkpoint.")  # blocks that do not change what a run computes
 _SEED_FIELDS = {"seed": "--config.seed for the first one", "num_seeds": "--seeds-per-trial"}
 _LONGEST_LABEL = 200  # bytes; file systems take 255, temporary files have a longer name
 
@@ -54,7 +55,7 @@ def parse_grid(text: str) -> Grid:
     to a value.
 
     Raises:
-      UserError: the text is not such a list, or a field or value is given twice.
+      UserError: the text is not such a list, a field is given twice, or a field cannot vary.
     """
     grid: Grid = {}
     for part in filter(str.strip, _split(text, ";")):
@@ -70,6 +71,11 @@ def parse_grid(text: str) -> Grid:
         if field in _SEED_FIELDS:
             raise UserError(
                 f"--grid: {field} cannot vary: pass --seeds, and {_SEED_FIELDS[field]}."
+            )
+        if field.startswith(NO_RESULT):
+            raise UserError(
+                f"--grid: {field} does not change what a run computes, so its values would train "
+                f"the same thing again: pass --config.{field}=VALUE for all trials."
             )
         grid[field] = [_unquoted(value.strip()) for value in _split(values, ",")]
         if not all(grid[field]):
@@ -121,18 +127,21 @@ def plan(
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     labels = [_label(point) or base.algo for point in points]
     _check_labels(labels)
-    trials, problems = [], dict[str, list[str]]()
+    trials, problems, found = [], dict[str, list[str]](), dict[str, str]()
     for label, point in zip(labels, points):
         shared = [*arguments, *(f"--config.{field}={value}" for field, value in point.items())]
         try:  # the last group has the largest seeds
-            total_steps = _checked([*shared, *_seed_flags(groups[-1])]).total_steps
+            config = _checked([*shared, *_seed_flags(groups[-1])])
+            same = found.setdefault(config.to_json(sort_keys=True), label)
+            if same != label:
+                raise UserError(f"the same configuration as {same}: remove one of the two.")
         except (UserError, flags.Error) as error:
             problems.setdefault(str(error), []).append(label)
             continue
         for group in groups:
             folder = out / label / f"seed_{group[0]}"
             own = [*_seed_flags(group), f"--workdir={folder}"]
-            trials.append(Trial(label, group, folder, total_steps, (*shared, *own)))
+            trials.append(Trial(label, group, folder, config.total_steps, (*shared, *own)))
     if problems:
         raise UserError(_list(problems, len(points)))
     return trials

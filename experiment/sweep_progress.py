@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.run_report import REPORT_FILE
 from experiment import metrics, sweep_trial
+from experiment.run_folder import REPORT_FILE
 from experiment.sweep_plan import Trial
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"

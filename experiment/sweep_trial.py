@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from errors import UserError
 from experiment import die_with_parent
 from experiment.files import write_text_atomically
 from experiment.run_folder import LOCK_FILE
@@ -56,6 +57,7 @@ def run(
 
     Raises:
       KilledError: a signal ended it.
+      UserError: another process is using the folder, and goes on doing so; train.py is not started.
     """
     import ray
 
@@ -99,14 +101,21 @@ def variables(cpus: int, gpus: float) -> dict[str, str]:
     return threads
 
 
-def wait_until_free(folder: Path) -> bool:
-    """Waits until no process uses a run folder, at most a minute; returns whether that is so."""
+def wait_until_free(folder: Path) -> None:
+    """Waits until no process uses a run folder.
+
+    Raises:
+      UserError: one still does after a minute.
+    """
     deadline = time.monotonic() + _LOCKED_SECONDS
     while _is_locked(folder):
         if time.monotonic() > deadline:
-            return False
+            owner = (folder / LOCK_FILE).read_text().strip() or "unknown"
+            raise UserError(
+                f"{folder} is in use by another process (id {owner}, here or on another machine): "
+                "stop it or wait for its end, then repeat the command"
+            )
         time.sleep(0.1)
-    return True
 
 
 def write_attempts(folder: Path, attempts: Sequence[Attempt]) -> None:
@@ -116,12 +125,15 @@ def write_attempts(folder: Path, attempts: Sequence[Attempt]) -> None:
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """Returns all attempts at the trial in a folder, in order."""
+    """Returns all attempts at the trial in a folder, in order.
+
+    None if the list is damaged or from another version: only progress is shown from it.
+    """
     try:
         attempts = json.loads((folder / ATTEMPTS_FILE).read_text())
-    except FileNotFoundError:
+        return [Attempt(**attempt) for attempt in attempts]
+    except (FileNotFoundError, ValueError, TypeError):
         return []
-    return [Attempt(**attempt) for attempt in attempts]
 
 
 def _is_locked(folder: Path) -> bool:

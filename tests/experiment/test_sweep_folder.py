@@ -4,7 +4,7 @@ import pytest
 
 from errors import UserError
 from experiment import sweep_plan
-from experiment.sweep_folder import open_sweep
+from experiment.sweep_folder import open_sweep, read
 
 # ml_collections loads configuration files in a way that Python 3.12 has removed.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -91,11 +91,33 @@ def test_as_long_as_no_trial_has_started_everything_may_change(tmp_path):
     assert json.loads((tmp_path / "sweep.json").read_text())["config"]["discount"] == 0.5
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+DAMAGED = [
+    "{",
+    "[]",
+    "{}",
+    '{"command": "c", "config": {}, "trials": ["algo=sac/seed_0"]}',
+    '{"command": "c", "config": {}, "trials": {"algo=sac/seed_0": {"seeds": [0]}}}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_is_named(started, content):
     (started / "sweep.json").write_text(content)
-    with pytest.raises(UserError, match=r"sweep\.json is damaged"):
-        start(started)
+    for look in (start, read):
+        with pytest.raises(UserError, match=r"sweep\.json is damaged"):
+            look(started)
+
+
+def test_the_file_names_the_folders_of_all_trials_started_or_not(tmp_path):
+    trials = start(tmp_path / "s", seeds=3, per_trial=2)
+    trials[0].folder.mkdir(parents=True)
+    content = read(tmp_path / "s")
+    assert content["command"] == "python sweep.py --out x"
+    assert content["config"]["sac.batch_size"] == 256
+    folders = {tmp_path / "s" / name: trial for name, trial in content["trials"].items()}
+    assert list(folders) == [trial.folder for trial in trials]
+    assert [trial["seeds"] for trial in folders.values()] == [[0, 1], [2], [0, 1], [2]]
+    assert [trial["command"] for trial in folders.values()] == [t.command for t in trials]
 
 
 @pytest.mark.parametrize("place", ["file/sweep", "/proc/sweep"])

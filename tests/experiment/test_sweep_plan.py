@@ -47,6 +47,8 @@ def test_a_grid_is_read_as_typed(text, grid):
         ("env='a", "is not closed"),
         ("seed=1,2", "--seeds, and --config.seed for the first"),
         ("config.num_seeds=1,2", "--seeds, and --seeds-per-trial"),
+        ("logging.wandb=off,offline", "pass --config.logging.wandb=VALUE for all trials"),
+        ("config.checkpoint.every_epochs=1,2", "pass --config.checkpoint.every_epochs=VALUE"),
     ],
 )
 def test_a_mistake_in_the_grid_is_explained(text, words):
@@ -150,6 +152,29 @@ def test_the_problems_of_all_points_are_listed(tmp_path):
         "  flag --config.sac.hidden_width=x: expected a whole number" in text
     )
     assert "algo=sac,sac.hidden_width=64" not in text
+
+
+@pytest.mark.parametrize(
+    "values", ["discount=0.9,0.90", "discount=.9,9e-1", "epoch_length=1000,1e3"]
+)
+def test_values_that_mean_the_same_are_refused(values, tmp_path):
+    field, _, pair = values.partition("=")
+    first, second = pair.split(",")
+    assert message(SAC, values, tmp_path) == (
+        "1 of 2 points of the grid are refused:\n"
+        f"{field}={second}:\n"
+        f"  the same configuration as {field}={first}: remove one of the two."
+    )
+
+
+def test_a_repeated_value_is_refused_at_every_point_that_has_it(tmp_path):
+    text = message(SAC, "algo=mbpo,sac;discount=0.9,0.8,0.90", tmp_path)
+    assert text.startswith("2 of 6 points of the grid are refused:\n")
+    for algo in ("mbpo", "sac"):
+        assert (
+            f"algo={algo},discount=0.90:\n"
+            f"  the same configuration as algo={algo},discount=0.9: remove one of the two."
+        ) in text
 
 
 def test_the_last_seed_is_checked(tmp_path):

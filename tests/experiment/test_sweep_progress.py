@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 import time
 
 import pytest
@@ -91,6 +93,21 @@ def test_attempts_of_this_call_are_counted_those_of_earlier_ones_are_not(trial):
     assert status.seconds == pytest.approx(50, abs=5)
     attempt(trial, "before", "now", "now", "now")
     assert read(trial).label == "retry 2"
+
+
+def test_a_damaged_list_of_attempts_ends_nothing(trial):
+    attempt(trial, "now")
+    status = Status(trial)
+    status.read("now")
+    (trial.folder / "trial.json").write_text("{")
+    status.read("now")
+    assert (status.label, status.attempts, status.host) == ("running", 1, "host0")
+
+
+def test_reading_progress_needs_no_figures_and_no_statistics():
+    code = "import sys, experiment.sweep_progress; print({'matplotlib', 'scipy'} & {*sys.modules})"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert output == b"set()\n"
 
 
 def test_finished_means_all_steps_and_the_report(trial):
