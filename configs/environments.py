@@ -1,4 +1,4 @@
-"""Per-environment constants: two published presets, keyed by environment family.
+"""Per-environment constants: three published presets, keyed by environment family.
 
 A family is an environment id without module, namespace, version, `Truncated` and distracting
 dimensions: `Hopper-v4` and `Hopper-v5+linear10` are "Hopper", `AntTruncated-v5` and `Ant-v5` are
@@ -257,9 +257,8 @@ _MODHE_COMMON: Constants = {
     "sac.learn_temperature": True,
     "sac.initial_temperature": 0.1,
     "sac.max_grad_norm": 2.0,
-    "sac.explore_greedily": False,
-    "model.max_grad_norm": 2.0,
     "model.validation": "mse",
+    "model.max_gradient_steps": 0,
     "objective.critic": "first",
     "objective.action": "sample",
     "objective.num_model_samples": 1,
@@ -269,7 +268,11 @@ _MODHE_COMMON: Constants = {
     "objective.value_weight": 0.01,
     "refit.interval": 5,
     "refit.starts": 50_000,
+    "refit.updates": 5,
 }
+
+# Only with a value-aware loss.
+MODHE2022_VALUE_AWARE: Constants = {"model.max_grad_norm": 2.0}
 
 
 def _modhe(

@@ -67,15 +67,17 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _fill(resolved, {"flow.rl_weight": _RL_WEIGHTS.get(resolved.flow.estimator)})
     if resolved.preset in environments.PRESETS:
         _fill(resolved, environments.constants(resolved.env, resolved.preset))
-    if resolved.model.objective in fields.VALUE_AWARE:
+    value_aware = resolved.model.objective in fields.VALUE_AWARE
+    if value_aware:
+        if resolved.preset == "modhe2022":
+            _fill(resolved, environments.MODHE2022_VALUE_AWARE)
         _fill(resolved, {"model.validation": "objective"})
     _fill(resolved, _DEFAULTS)
-    trains_variance = (
-        resolved.model.objective == "mle"
-        or resolved.objective.num_model_samples > 0
-        or resolved.objective.mle_weight > 0
-    )
-    _fill(resolved, {"rollout.deterministic": not trains_variance})
+    hyper = resolved.objective
+    # Products of two samples are unbiased, so they say nothing about the variance.
+    trains_variance = value_aware and (hyper.num_model_samples == 1 or hyper.mle_weight > 0)
+    sampled = resolved.model.objective == "mle" or trains_variance
+    _fill(resolved, {"rollout.deterministic": not sampled})
     if (resolved.sac.learning_rate or 0) > 0:  # a mistake is not copied, it would be reported twice
         for part in ("critic", "policy", "temperature"):
             _fill(resolved, {f"sac.{part}_learning_rate": resolved.sac.learning_rate})
@@ -113,7 +115,10 @@ def _apply_aliases(config: ConfigDict) -> None:
         if value is not None and fields.get(config, name) in (None, value):
             config.update_from_flattened_dict({name: value, alias: None})
     loss = fields.OBJECTIVE_ALIASES.get((config.model_loss_type, config.va_norm))
-    if loss is not None and config.model.objective in (None, loss):
+    recipe = RECIPES.get(config.algo)
+    # The recipe's own objective gives way only where it is the plain one.
+    free = recipe is None or recipe.objective in ("mle", loss)
+    if loss is not None and free and config.model.objective in (None, loss):
         config.model.objective = loss
         config.model_loss_type = config.va_norm = None
 

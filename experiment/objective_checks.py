@@ -67,8 +67,8 @@ def check_aliases(config: ConfigDict) -> Iterator[str]:
         return
     if given in OBJECTIVE_ALIASES:
         yield (
-            f"{flag(config, 'model_loss_type')} contradicts {flag(config, 'model.objective')}: "
-            "leave one of them out."
+            f"{flag(config, 'model_loss_type')} contradicts {flag(config, 'model.objective')} of "
+            f"{flag(config, 'algo')}: leave one of them out, or use --config.algo=mbpo."
         )
     else:
         yield (

@@ -21,6 +21,7 @@ from models.normalizer import Normalizer
 from replay import Transition
 
 INITIAL_LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # PETS
+BOUND_PENALTY = 0.01  # pulls learned log-variance bounds together (PETS, appendix A.1)
 
 
 class Prediction(NamedTuple):
@@ -157,3 +158,18 @@ def gaussian_nll(prediction: Prediction, target: chex.Array) -> chex.Array:
     """
     error = jnp.square(prediction.mean - target)
     return error * jnp.exp(-prediction.log_variance) + prediction.log_variance
+
+
+def with_bounds(params: chex.ArrayTree, learned: bool) -> chex.ArrayTree:
+    """Returns `params`, with log-variance bounds that are constants unless they are `learned`."""
+    if learned:
+        return params
+    bounds = ("log_variance_min", "log_variance_max")
+    return params | {name: jax.lax.stop_gradient(params[name]) for name in bounds}
+
+
+def bound_penalty(params: chex.ArrayTree) -> chex.Array:
+    """Returns the penalty on how far the log-variance bounds are apart."""
+    spread = params["log_variance_max"] - params["log_variance_min"]  # [E, D]
+    # averaged over members: the published penalty is on bounds that all members share
+    return BOUND_PENALTY * spread.sum(axis=1).mean()

@@ -17,13 +17,14 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from models import normalizer
+from models.early_stopping import Progress, track_best
 from models.ensemble import Ensemble, Normalizers, gaussian_nll
 from models.objectives import Context, ModelObjective
 from models.split import Split, minibatch_rows, random_order, split_rows
 from replay import ReplayState, Transition, buffer
 
 NEVER = jnp.iinfo(jnp.int32).max  # more gradient steps than a fit ever takes
-BEGIN_KEY, SCORE_KEY = 2, 3  # folded into the key of a fit, whose split uses 0 and 1
+SCORE_KEY = 2  # folded into the key of a fit, whose split uses 0 and 1
 SCORING_BLOCK = 1000  # hold-out rows per forward pass: small enough for the cache
 CENTRAL_90 = 1.6449  # standard deviations around the mean that hold 90 % of a Gaussian
 
@@ -40,14 +41,6 @@ class ModelState(struct.PyTreeNode):
     def elite_params(self) -> chex.ArrayTree:
         """Returns the parameters of the elites, leading axis K."""
         return jax.tree.map(lambda leaf: leaf[self.elites], self.params)
-
-
-class Progress(NamedTuple):
-    """Early stopping: the best weights of every member so far."""
-
-    best_params: chex.ArrayTree  # leading axis E
-    best_score: chex.Array  # [E], hold-out error of best_params
-    stale_epochs: chex.Array  # int32 [], epochs since any member improved
 
 
 class Refit(NamedTuple):
@@ -122,6 +115,40 @@ def make_fit(
         params = optax.apply_updates(model.params, updates)
         return model.replace(params=params, optimizer=opt_state, objective=objective_state), metrics
 
+    def train(
+        carry: Carry,
+        end: chex.Array,
+        batch_at: Callable[[chex.Array], Transition],
+        key: chex.PRNGKey,
+    ) -> Carry:
+        """Takes gradient steps up to number `end`, and makes the refits that are due."""
+
+        def minibatch(step: chex.Array, state: tuple, context: Context) -> tuple:
+            step_own_key = jax.random.fold_in(key, step)
+            return gradient_step(state[0], batch_at(step), context, step_own_key)
+
+        def to_next_refit(carry: Carry) -> Carry:
+            refits = carry.steps // refit.interval
+            stop = jnp.minimum((refits + 1) * refit.interval, end)
+            model, metrics = jax.lax.fori_loop(
+                carry.steps,
+                stop,
+                lambda step, state: minibatch(step, state, carry.context),
+                (carry.model, carry.metrics),
+            )
+            refit_key = jax.random.fold_in(key, NEVER - stop)
+            learner, context = jax.lax.fori_loop(  # once or not at all
+                0,
+                (stop % refit.interval == 0).astype(jnp.int32),
+                lambda _, state: refit.run(model, state[0], state[1], refits, refit_key),
+                (carry.learner, carry.context),
+            )
+            return carry._replace(
+                model=model, learner=learner, context=context, steps=stop, metrics=metrics
+            )
+
+        return jax.lax.while_loop(lambda carry: carry.steps < end, to_next_refit, carry)
+
     def fit_and_refit(
         model: ModelState, replay: ReplayState, context: Context, key: chex.PRNGKey, learner: Any
     ) -> tuple[ModelState, Any, dict[str, chex.Array]]:
@@ -138,15 +165,16 @@ def make_fit(
         model = model.replace(normalizers=normalizers)
         context = context.replace(normalizers=normalizers)
         if objective.begin is not None:
-            begin_key = jax.random.fold_in(key, BEGIN_KEY)
-            model = model.replace(objective=objective.begin(model.objective, context, begin_key))
+            model = model.replace(objective=objective.begin(model.objective, context))
         steps_per_epoch = -(-split.train_size // hyper.batch_size)
         max_steps = hyper.max_gradient_steps or NEVER
 
-        def errors(params: chex.ArrayTree, context: Context) -> dict[str, chex.Array]:
+        def errors(params: chex.ArrayTree, carry: Carry) -> dict[str, chex.Array]:
             def score(params: chex.ArrayTree, batch: Transition) -> chex.Array:
                 score_key = jax.random.fold_in(key, SCORE_KEY)  # the same for all epochs
-                return objective.score(params, model.objective, batch, context, score_key)
+                return objective.score(
+                    params, carry.model.objective, batch, carry.context, score_key
+                )
 
             needed = score if hyper.validation == "objective" else None
             return holdout_errors(ensemble, params, normalizers, replay, split, needed)
@@ -154,42 +182,24 @@ def make_fit(
         def run_epoch(carry: Carry) -> Carry:
             order_key, step_key = jax.random.split(jax.random.fold_in(epoch_key, carry.epochs))
             order = random_order(order_key, replay.capacity, split.train_size)
+
+            def batch_at(step: chex.Array) -> Transition:
+                index = step - carry.steps
+                rows = minibatch_rows(split, order, index, hyper.batch_size, hyper.bootstrap)
+                return buffer.gather_slots(replay, rows)
+
             end = jnp.minimum(carry.steps + steps_per_epoch, max_steps)
-
-            def steps_to_next_refit(inner: Carry) -> Carry:
-                def minibatch(step: chex.Array, model_and_metrics: tuple) -> tuple:
-                    index = step - carry.steps
-                    rows = minibatch_rows(split, order, index, hyper.batch_size, hyper.bootstrap)
-                    batch = buffer.gather_slots(replay, rows)
-                    step_own_key = jax.random.fold_in(step_key, step)
-                    return gradient_step(model_and_metrics[0], batch, inner.context, step_own_key)
-
-                refits = inner.steps // refit.interval
-                stop = jnp.minimum((refits + 1) * refit.interval, end)
-                model, metrics = jax.lax.fori_loop(
-                    inner.steps, stop, minibatch, (inner.model, inner.metrics)
+            done = train(carry, end, batch_at, step_key)
+            progress = carry.progress
+            if refit.interval != NEVER and hyper.validation == "objective":
+                # The critics have moved, and with them what the best weights so far are worth.
+                rescored = errors(progress.best_params, done)["objective"]
+                known = jnp.isfinite(progress.best_score)
+                progress = progress._replace(
+                    best_score=jnp.where(known, rescored, progress.best_score)
                 )
-                learner, context = jax.lax.fori_loop(  # once or not at all
-                    0,
-                    (stop % refit.interval == 0).astype(jnp.int32),
-                    lambda _, state: refit.run(
-                        model,
-                        state[0],
-                        state[1],
-                        refits,
-                        jax.random.fold_in(step_key, NEVER - stop),
-                    ),
-                    (inner.learner, inner.context),
-                )
-                return inner._replace(
-                    model=model, learner=learner, context=context, steps=stop, metrics=metrics
-                )
-
-            done = jax.lax.while_loop(lambda inner: inner.steps < end, steps_to_next_refit, carry)
-            score = errors(done.model.params, done.context)[hyper.validation]
-            progress = track_best(
-                carry.progress, done.model.params, score, hyper.improvement_threshold
-            )
+            score = errors(done.model.params, done)[hyper.validation]
+            progress = track_best(progress, done.model.params, score, hyper.improvement_threshold)
             return done._replace(progress=progress, epochs=carry.epochs + 1)
 
         def unfinished(carry: Carry) -> chex.Array:
@@ -197,26 +207,32 @@ def make_fit(
 
         example = buffer.gather_slots(replay, split.train[:, : hyper.batch_size])
         _, metrics = jax.eval_shape(gradient_step, model, example, context, key)
-        if hyper.incumbent_competes:
-            start = errors(model.params, context)[hyper.validation]
-        else:
-            start = jnp.full(ensemble.num_members, jnp.inf)
         zero = jnp.zeros((), jnp.int32)
-        done = jax.lax.while_loop(
-            unfinished,
-            run_epoch,
-            Carry(
-                model=model,
-                learner=learner,
-                context=context,
-                progress=Progress(model.params, start, zero),
-                epochs=zero,
-                steps=zero,
-                metrics=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics),
+        start = Carry(
+            model=model,
+            learner=learner,
+            context=context,
+            progress=Progress(
+                model.params,
+                jnp.full(ensemble.num_members, jnp.inf),
+                jnp.zeros((), bool),
+                zero,
             ),
+            epochs=zero,
+            steps=zero,
+            metrics=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics),
         )
-        params = done.progress.best_params
-        final = errors(params, done.context)
+        if hyper.incumbent_competes:
+            incumbent = errors(model.params, start)[hyper.validation]
+            start = start._replace(progress=start.progress._replace(best_score=incumbent))
+        done = jax.lax.while_loop(unfinished, run_epoch, start)
+        # Where no epoch improved on the weights before the fit, the last ones stay (Pineda et al.).
+        params = jax.tree.map(
+            lambda best, last: jnp.where(done.progress.any_improved, best, last),
+            done.progress.best_params,
+            done.model.params,
+        )
+        final = errors(params, done)
         elites = jnp.argsort(final[hyper.validation])[: hyper.num_elites]
         metrics = {f"model/holdout_{name}": value[elites].mean() for name, value in final.items()}
         metrics |= {f"model/{name}": value for name, value in done.metrics.items()}
@@ -232,25 +248,6 @@ def make_fit(
     return Fit(init, fit_and_refit, fit)
 
 
-def track_best(
-    progress: Progress, params: chex.ArrayTree, score: chex.Array, threshold: float
-) -> Progress:
-    """Snapshots the members whose score [E] fell by more than `threshold`, relative to their best.
-
-    Any improving member restarts the patience of all (Janner et al.'s code; Pineda et al. 2021).
-    """
-    improved = score < progress.best_score * (1.0 - threshold)
-
-    def choose(new: chex.Array, old: chex.Array) -> chex.Array:
-        return jnp.where(improved.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-    return Progress(
-        best_params=jax.tree.map(choose, params, progress.best_params),
-        best_score=jnp.where(improved, score, progress.best_score),
-        stale_epochs=jnp.where(improved.any(), 0, progress.stale_epochs + 1),
-    )
-
-
 def holdout_errors(
     ensemble: Ensemble,
     params: chex.ArrayTree,
@@ -261,11 +258,11 @@ def holdout_errors(
 ) -> dict[str, chex.Array]:
     """Scores every member on the held-out rows.
 
-    Returns, each [E] and averaged over rows and target dimensions: "mse" in raw units (what early
-    stopping and elites use), "nll" (see `gaussian_nll`), and two measures of the predicted
-    variance: "z2", the mean squared error in predicted standard deviations, and "coverage90", the
-    share of targets inside the central 90 % interval. A calibrated model has 1 and 0.9. With
-    `score`, `(params, Transition [E, B]) -> [E, B]`, its mean too, as "objective".
+    Returns, each [E] and averaged over rows and target dimensions: "mse" in raw units, "nll" (see
+    `gaussian_nll`), and two measures of the predicted variance: "z2", the mean squared error in
+    predicted standard deviations, and "coverage90", the share of targets inside the central 90 %
+    interval. A calibrated model has 1 and 0.9. With `score`, `(params, Transition [E, B]) ->
+    [E, B]`, its mean too, as "objective".
     """
     block = min(SCORING_BLOCK, split.holdout.shape[0])
 

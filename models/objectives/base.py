@@ -52,10 +52,10 @@ class ModelObjective(NamedTuple):
         Weight decay is not its business.
       score: like `loss`, `-> [E, B]`: what every row adds to its member's loss, for early stopping
         and the choice of elites by the objective itself (`model.validation`).
-      begin: `(objective_state, context, key) -> objective_state`, before every fit; None: nothing.
+      begin: `(objective_state, context) -> objective_state`, before every fit; None: nothing.
     """
 
     init: Callable[[chex.PRNGKey], ObjectiveState]
     loss: Callable[[chex.ArrayTree, ObjectiveState, Transition, Context, chex.PRNGKey], LossOutput]
     score: Callable[..., chex.Array]
-    begin: Callable[[ObjectiveState, Context, chex.PRNGKey], ObjectiveState] | None = None
+    begin: Callable[[ObjectiveState, Context], ObjectiveState] | None = None

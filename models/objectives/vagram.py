@@ -1,5 +1,7 @@
 """VaGraM: errors weighted by the gradient of the value (Voelcker et al. 2022, arXiv 2204.01464)."""
 
+import functools
+
 import chex
 import jax
 from ml_collections import ConfigDict
@@ -20,7 +22,12 @@ def make(config: ConfigDict, parts: Parts) -> ModelObjective:
     per_row = jax.vmap(jax.vmap(form, in_axes=(0, 1)), in_axes=(0, 1))  # over E, then B
 
     def rows(
-        state: ObjectiveState, real: Outcome, predicted: Outcome, context: Context, key
+        quantile: float,
+        state: ObjectiveState,
+        real: Outcome,
+        predicted: Outcome,
+        context: Context,
+        key: chex.PRNGKey,
     ) -> chex.Array:
         del state
 
@@ -29,10 +36,11 @@ def make(config: ConfigDict, parts: Parts) -> ModelObjective:
 
         gradient = jax.lax.stop_gradient(jax.grad(total_value)(real.observation))
         gradient = real.alive[..., None] * gradient  # the value of a terminal state is constant
-        if hyper.gradient_quantile < 1:
-            gradient = losses.clip_norms(gradient, hyper.gradient_quantile)
+        if quantile < 1:
+            gradient = losses.clip_norms(gradient, quantile)
         error = real.observation[None] - predicted.observation
         weighted = hyper.value_weight * per_row(gradient, error)
         return weighted + losses.squared(reward_error(real, predicted))
 
-    return make_objective(config, parts, rows)
+    clipped, whole = (functools.partial(rows, q) for q in (hyper.gradient_quantile, 1.0))
+    return make_objective(config, parts, clipped, scored=whole)

@@ -1,5 +1,6 @@
 """What the value-aware objectives share: predictions, masks, reward term, weights."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from models.ensemble import predicted_transition
+from models.ensemble import bound_penalty, predicted_transition, with_bounds
 from models.objectives import mle
 from models.objectives.base import Context, LossOutput, ModelObjective, ObjectiveState, Parts
 from replay import Transition
@@ -38,7 +39,8 @@ def make_objective(
     rows: Rows,
     *,
     init: Callable[[chex.PRNGKey], ObjectiveState] = lambda key: (),
-    begin: Callable[[ObjectiveState, Context, chex.PRNGKey], ObjectiveState] | None = None,
+    begin: Callable[[ObjectiveState, Context], ObjectiveState] | None = None,
+    scored: Rows | None = None,
 ) -> ModelObjective:
     """Builds `value_weight` times `rows` plus `mle_weight` times the likelihood.
 
@@ -48,18 +50,25 @@ def make_objective(
       rows: the value-aware loss of every row, reward included.
       init: of the objective's own state.
       begin: of the `ModelObjective`.
+      scored: the same rows for held-out data, if they are not to depend on the rest of a batch.
     """
     hyper = config.objective
     reduce = REDUCTIONS[hyper.reduction]
 
-    def score(params, state, batch, context: Context, key) -> chex.Array:
+    def row_losses(rows: Rows, params, state, batch, context: Context, key) -> chex.Array:
         prediction_key, value_key = jax.random.split(key)
         context = jax.lax.stop_gradient(context)
         predicted = predict(params, batch, context, prediction_key)
         real = Outcome(batch.next_observation, batch.reward, _alive(batch.terminated))
+        # A termination that the model alone sees is no reason to ignore where its state is: only
+        # where the episode really ended does the model's own verdict count.
+        ended = real.alive[None] == 0
+        predicted = predicted._replace(alive=jnp.where(ended, predicted.alive, 1.0))
         total = rows(state, real, predicted, context, value_key)
         if hyper.mle_weight:
-            total = total + hyper.mle_weight * mle.rows(parts.ensemble, params, batch, context)
+            total = total + hyper.mle_weight * mle.row_losses(
+                parts.ensemble, params, batch, context
+            )
         return total
 
     def predict(params, batch: Transition, context: Context, key) -> Outcome:
@@ -84,14 +93,16 @@ def make_objective(
         return 1.0 - jax.lax.stop_gradient(terminated)
 
     def loss(params, state, batch, context, key) -> LossOutput:
-        params = mle.with_bounds(config, params, trained=bool(hyper.mle_weight))
-        values = score(params, state, batch, context, key)
+        # Without the likelihood nothing holds learned bounds together.
+        learned = config.model.learn_variance_bounds and bool(hyper.mle_weight)
+        params = with_bounds(params, learned)
+        values = row_losses(rows, params, state, batch, context, key)
         total = reduce(values)
         if hyper.mle_weight:
-            total = total + hyper.mle_weight * mle.bound_penalty(params)
+            total = total + hyper.mle_weight * bound_penalty(params)
         return total, (state, {"train_loss": values.mean()})
 
-    return ModelObjective(init, loss, score, begin)
+    return ModelObjective(init, loss, functools.partial(row_losses, scored or rows), begin)
 
 
 def reward_error(real: Outcome, predicted: Outcome) -> chex.Array:

@@ -413,6 +413,8 @@ def test_names_of_the_value_aware_code_are_copied_to_our_fields(norm, objective)
         ({"va_loss_coeff": 0.1, "objective.value_weight": 0.2}, "contradicts .*value_weight=0.2"),
         ({"model_loss_type": "va"}, "names no objective.*va_norm=l1 or l2"),
         ({"va_norm": "l1"}, "names no objective"),
+        ({"algo": "vaml", "model_loss_type": "mle"}, "contradicts .*algo=vaml"),
+        ({"algo": "sac", "model_loss_type": "va", "va_norm": "l1"}, "contradicts .*algo=sac"),
         ({"model_loss_type": "va", "va_norm": "l1", "model.objective": "mle"}, "contradicts"),
         ({"refit.interval": 5, "refit.starts": 1001}, "shared equally .*use 1005"),
         ({"refit.interval": 5, "refit.starts": 100_005}, "more than the replay"),
@@ -433,7 +435,9 @@ def test_rollouts_are_sampled_exactly_if_the_variance_is_trained():
     assert not deterministic()
     assert deterministic(algo="vaml")
     assert deterministic(**{"model.objective": "mse"})
-    assert not deterministic(algo="vaml", **{"objective.num_model_samples": 2})
+    assert not deterministic(algo="vaml", **{"objective.num_model_samples": 1})
+    assert deterministic(algo="vaml", **{"objective.num_model_samples": 2})
+    assert deterministic(preset="modhe2022", **{"model.objective": "mse"})
     assert not deterministic(algo="vagram", **{"objective.mle_weight": 0.1})
     assert not deterministic(algo="ma_l1", preset="modhe2022")
     assert not deterministic(algo="vaml", **{"rollout.deterministic": False})

@@ -12,8 +12,9 @@ from configs import mbpo
 from envs.spec import EnvSpec
 from experiment.configuration import resolve
 from models import normalizer
+from models.early_stopping import Progress, track_best
 from models.ensemble import Normalizers, make_ensemble
-from models.fit import Progress, Refit, holdout_errors, make_fit, track_best
+from models.fit import Refit, holdout_errors, make_fit
 from models.objectives import OBJECTIVES, Context, ModelObjective, Parts
 from models.split import Split, minibatch_rows
 from models.split import split_rows as split_rows_untraced
@@ -281,7 +282,10 @@ def test_the_split_is_drawn_anew_for_every_fit():
 def run_early_stopping(scores, start, threshold=0.01, patience=3):
     """Weights are the epoch's number; returns the epochs at which each member was snapshot."""
     progress = Progress(
-        jnp.zeros(len(start)), jnp.asarray(start, jnp.float32), jnp.zeros((), jnp.int32)
+        best_params=jnp.zeros(len(start)),
+        best_score=jnp.asarray(start, jnp.float32),
+        any_improved=jnp.zeros((), bool),
+        stale_epochs=jnp.zeros((), jnp.int32),
     )
     history = []
     for epoch, score in enumerate(scores, start=1):
@@ -298,6 +302,13 @@ def test_early_stopping_follows_the_worked_example():
     progress, history = run_early_stopping(scores, [1.0])
     assert history == [[0], [0], [3], [3], [3], [3]]  # improves at epoch 3, stops after epoch 6
     np.testing.assert_allclose(progress.best_score, [0.985])
+
+
+def test_negative_scores_have_to_improve_by_as_much():
+    # 1 % of 10 is 0.1: -10.05 is not enough, -10.2 is, and then -10.25 is not
+    progress, history = run_early_stopping([[-9.0], [-10.05], [-10.2], [-10.25]], [-10.0])
+    assert history == [[0], [0], [3], [3]]
+    np.testing.assert_allclose(progress.best_score, [-10.2])
 
 
 def test_members_keep_the_weights_of_their_own_best_epochs():
@@ -346,14 +357,20 @@ def test_a_fit_gives_every_member_its_best_weights_back():
 
 
 @pytest.mark.parametrize(
-    ("incumbent_competes", "mean", "epochs"), [(True, 1.0, 2), (False, 1.25, 3)]
+    ("incumbent_competes", "mean", "epochs"), [(True, 1.5, 2), (False, 1.25, 3)]
 )
-def test_the_weights_before_the_fit_survive_only_where_they_compete(
-    incumbent_competes, mean, epochs
-):
+def test_if_no_epoch_beats_competing_weights_the_last_ones_stay(incumbent_competes, mean, epochs):
+    # each epoch moves away from the right 1.0 by 0.25; without competition the first counts as best
     means, metrics = drift_from([1.0, 1.0], incumbent_competes=incumbent_competes)
     np.testing.assert_allclose(means, [mean, mean], atol=1e-5)
     assert int(metrics["model/fit_epochs"]) == epochs
+
+
+def test_if_one_member_improves_the_others_keep_competing_weights():
+    # member 0 was right before the fit, member 1 is after two epochs
+    means, metrics = drift_from([1.0, 0.5], incumbent_competes=True)
+    np.testing.assert_allclose(means, [1.0, 1.0], atol=1e-5)
+    assert int(metrics["model/fit_epochs"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -723,7 +740,7 @@ def test_an_objective_begins_once_per_fit():
         lambda key: jnp.zeros((), jnp.int32),
         loss,
         None,
-        begin=lambda state, context, key: state + 1,
+        begin=lambda state, context: state + 1,
     )
     config = toy_config(max_gradient_steps=10)
     learner = make_fit(config, make_ensemble(config, toy_spec()), objective)

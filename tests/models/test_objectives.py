@@ -176,7 +176,7 @@ def test_no_gradient_passes_through_the_policys_action(objective, monkeypatch):
 def test_gradients_never_reach_policy_or_critics(objective, functions):
     made, params, state = build(objective, objective__vep_functions=functions)
     if made.begin is not None:
-        state = made.begin(state, context(), jax.random.key(5))
+        state = made.begin(state, context())
     gradient = jax.grad(lambda ctx: loss(made, params, state, batch(), ctx))(context())
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
@@ -352,7 +352,7 @@ def test_the_history_of_critics_holds_those_of_the_last_fits():
     ctx = context()
     for fit in (1, 2):
         newer = ctx.replace(critics=jax.tree.map(lambda w, f=fit: w + f, ctx.critics))
-        state = made.begin(state, newer, jax.random.key(0))
+        state = made.begin(state, newer)
     expected = np.stack([ctx.critics["w"][:1] + 2, ctx.critics["w"][:1] + 1, before[0]])
     np.testing.assert_array_equal(state["w"], expected)
 
@@ -366,7 +366,7 @@ def test_a_backup_is_discounted_once(monkeypatch):
     options = {"objective__vep_functions": "critics", "objective__vep_count": 1, "discount": 0.9}
     made, params, state = build("vep", predict=stay, **options)
     ctx = context().replace(policy=jnp.float32(0.0))  # the greedy action is 0
-    state = made.begin(state, ctx, jax.random.key(0))
+    state = made.begin(state, ctx)
     v = [
         0.5 * np.square(x) @ np.array([1.0, -2.0])
         for x in (rows.next_observation, rows.observation)

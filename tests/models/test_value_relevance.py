@@ -252,7 +252,7 @@ def found(objective):
     }
     state = made.init(jax.random.key(0))
     if made.begin is not None:
-        state = made.begin(state, context, jax.random.key(0))
+        state = made.begin(state, context)
     optimizer = optax.adam(optax.cosine_decay_schedule(0.05, GRADIENT_STEPS))
 
     def step(carry, _):
