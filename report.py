@@ -9,6 +9,7 @@ Usage:
 """
 
 import argparse
+import math
 import shlex
 import sys
 import time
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/<time>")
     parser.add_argument(
-        "--threshold", type=float, metavar="X", help="return for the steps to reach it"
+        "--threshold", type=_finite, metavar="X", help="return for the steps to reach it"
     )
     parser.add_argument(
         "--interval", choices=["expanded", "percentile"], default="expanded", help="bootstrap"
@@ -73,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         "--leaderboard", type=Path, metavar="FILE", help="write the page of results"
     )
     return parser
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no return: give a number such as 900")
+    return value
 
 
 if __name__ == "__main__":

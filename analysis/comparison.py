@@ -3,38 +3,42 @@
 import itertools
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import cost, published, statistics
+from analysis.curves import Curves, comparable, final_returns, on_common_steps
 from analysis.grouping import Group
-from analysis.run_report import FINAL_EVALUATIONS
 from errors import UserError
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
 
 THRESHOLD_SHARE = 0.8  # of the way from the worst first evaluation to the best final return
 MEASURES = {"final": "final return", "area": "mean return over the run"}  # per seed
-_NAMES = ("curves", "returns", "scores", "summary", "improvement", "time", "published")
+ALL = "all environments"  # instead of the name of one, in improvement.csv
 _TEXT = ("group", "other", *published.TEXT)  # columns whose cells can be empty or look like numbers
 _ENDS = ("", "_low", "_high")
 _STATISTICS = {"mean": statistics.mean, "iqm": statistics.iqm}
+_SPREAD = [*(f"{name}{end}" for name in _STATISTICS for end in _ENDS), "min", "max"]
+_GROUP = ["env", "group"]
+_PAIR = [*_GROUP, "other", "measure", "probability", "low", "high"]
+_COLUMNS = {  # of each table
+    "curves": [*_GROUP, "step", "seeds", *_SPREAD],
+    "returns": [*_GROUP, "run", "seed", "step", "return"],
+    "scores": [*_GROUP, "run", "seed", *MEASURES, "steps_to_threshold"],
+    "summary": [
+        *(*_GROUP, "algo", "seeds", "step", "interval", "first_mean"),
+        *(f"{measure}_{name}" for measure in MEASURES for name in _SPREAD),
+        *("threshold", "reached", "median_steps_to_threshold"),
+        *("runs", "minutes_per_run", "hardware"),
+    ],
+    "improvement": _PAIR,
+    "time": [*_GROUP, "stage", "seconds"],
+    "published": ["env", *published.COLUMNS],
+}
 
 Tables = dict[str, pd.DataFrame]
-
-
-class Curves(NamedTuple):
-    """A group at the evaluations that all of its seeds have."""
-
-    group: Group
-    steps: np.ndarray  # [T]
-    returns: np.ndarray  # [N, T]
-
-    def between(self, first: int, last: int) -> "Curves":
-        """Returns the evaluations from step `first` to step `last`."""
-        kept = (self.steps >= first) & (self.steps <= last)
-        return self._replace(steps=self.steps[kept], returns=self.returns[:, kept])
 
 
 def compare(
@@ -48,22 +52,25 @@ def compare(
       interval: a name in `statistics.METHODS`.
 
     Returns:
-      Tables by name, and a line for every curve that ends before its longest seed does.
+      Tables by name, and a line for all that does not count or ends early.
 
     Raises:
       UserError: no group has an evaluation that all of its seeds share.
     """
-    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in _NAMES}
+    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in _COLUMNS}
     notes: list[str] = []
     for env in dict.fromkeys(group.env for group in groups):
-        curves, problems = _comparable([group for group in groups if group.env == env])
+        found, problems = comparable([group for group in groups if group.env == env])
         notes += problems
-        if curves:
-            for name, table in _environment(curves, threshold, interval).items():
+        if found:
+            compared, problems = on_common_steps(found)
+            notes += problems
+            for name, table in _environment(found, compared, threshold, interval).items():
                 rows[name].append(table)
     if not rows["curves"]:
         raise UserError("there is nothing to compare:" + "".join(f"\n  {note}" for note in notes))
-    return {name: _stacked(found) for name, found in rows.items()}, notes
+    rows["improvement"].append(_improvement_everywhere(rows["scores"], interval))
+    return {name: _stacked(tables)[_COLUMNS[name]] for name, tables in rows.items()}, notes
 
 
 def write(tables: Tables, folder: Path) -> None:
@@ -82,10 +89,10 @@ def read(folder: Path) -> Tables:
     """Returns the tables that `write` wrote, bit-identical.
 
     Raises:
-      UserError: one of them is missing or damaged.
+      UserError: one of them is missing, damaged, or from another version.
     """
     tables = {}
-    for name in _NAMES:
+    for name, columns in _COLUMNS.items():
         path = folder / f"{name}.csv"
         try:
             table = pd.read_csv(path, float_precision="round_trip", dtype=dict.fromkeys(_TEXT, str))
@@ -98,23 +105,12 @@ def read(folder: Path) -> Tables:
             raise UserError(
                 f"{path} cannot be read ({error}). Write the report again from the run folders."
             ) from error
+        if missing := [column for column in columns if column not in table]:
+            raise UserError(
+                f"{path} has no column {missing[0]}: another version wrote it. Write the report "
+                "again from the run folders."
+            )
     return tables
-
-
-def _comparable(groups: list[Group]) -> tuple[list[Curves], list[str]]:
-    """Returns the curves of one environment, but for those that begin after another has ended."""
-    curves, notes = [], []
-    for group in groups:
-        found, problems = common(group)
-        curves += found
-        notes += problems
-    last = min((int(c.steps[-1]) for c in curves), default=0)
-    for c in [c for c in curves if c.steps[0] > last]:
-        notes.append(
-            f"{c.group.label} on {c.group.env}: its first evaluation, at step {c.steps[0]:,}, is "
-            f"after step {last:,}, the last of another group; left out."
-        )
-    return [c for c in curves if c.steps[0] <= last], notes
 
 
 def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -122,50 +118,29 @@ def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([table for table in tables if len(table)] or tables[:1])
 
 
-def common(group: Group) -> tuple[list[Curves], list[str]]:
-    """Returns the curve over the steps that all seeds of a group have, if there is one."""
-    table = pd.concat([m.returns for m in group.members], axis=1, join="inner").sort_index()
-    what = f"{group.label} on {group.env}"
-    if table.empty:
-        return [], [f"{what}: its seeds have no evaluation at the same step; left out."]
-    curves = Curves(group, table.index.to_numpy(), table.to_numpy().T)
-    shortest = min(group.members, key=lambda member: member.step)
-    if shortest.step == max(member.step for member in group.members):
-        return [curves], []
-    return [curves], [
-        f"{what}: its curve ends at step {curves.steps[-1]:,}, the last that all of its seeds "
-        f"have; seed {shortest.seed} of {shortest.run.folder} ends there."
-    ]
-
-
-def _environment(curves: list[Curves], threshold: float | None, interval: str) -> Tables:
-    """Returns all tables of one environment."""
-    last = min(int(c.steps[-1]) for c in curves)
-    first = max(int(c.steps[0]) for c in curves)
-    compared = [c.between(0, last) for c in curves]
+def _environment(
+    drawn: list[Curves], compared: list[Curves], threshold: float | None, interval: str
+) -> Tables:
+    """Returns all tables of one environment: `drawn` as curves, `compared` as scores."""
+    first = max(int(c.steps[0]) for c in compared)
     if threshold is None:
         lowest = min(c.returns[:, 0].mean() for c in compared)
         threshold = _rounded_threshold(lowest, max(final_returns(c).mean() for c in compared))
     scores = [_scores(c, first, threshold) for c in compared]
-    estimates = [_estimates(c, table, interval) for c, table in zip(curves, scores)]
+    estimates = [_estimates(c, table, interval) for c, table in zip(drawn, scores)]
     summaries = [
         _summary(c, table, found, interval) | {"threshold": threshold}
         for c, table, found in zip(compared, scores, estimates)
     ]
     return {
-        "curves": pd.concat(map(_curve, curves, estimates)),
-        "returns": pd.concat(map(_returns, curves)),
+        "curves": pd.concat(map(_curve, drawn, estimates)),
+        "returns": pd.concat(map(_returns, drawn)),
         "scores": pd.concat(scores),
         "summary": pd.DataFrame(summaries),
         "improvement": _improvement(scores, interval),
-        "time": pd.concat([_time(c.group, last) for c in compared]),
-        "published": published.relevant(curves[0].group.env, {row["algo"] for row in summaries}),
+        "time": pd.concat(map(_time, compared)),
+        "published": published.relevant(drawn[0].group.env, {row["algo"] for row in summaries}),
     }
-
-
-def final_returns(curves: Curves) -> np.ndarray:
-    """Returns the mean of the last `FINAL_EVALUATIONS` evaluations, `[N]`, one per seed."""
-    return curves.returns[:, -FINAL_EVALUATIONS:].mean(axis=1)
 
 
 def _rounded_threshold(lowest: float, best: float) -> float:
@@ -252,16 +227,42 @@ def _summary(
 def _improvement(scores: list[pd.DataFrame], interval: str) -> pd.DataFrame:
     """Returns the probability of improvement of each group over each with a lower final return."""
     ranked = sorted(scores, key=lambda table: table["final"].mean(), reverse=True)
-    rows = []
-    for better, worse in itertools.combinations(ranked, 2):
-        samples = [table[[*MEASURES]].to_numpy() for table in (better, worse)]
-        estimate = statistics.probability_of_improvement(*samples, method=interval)
-        pair = (better["env"].iloc[0], better["group"].iloc[0], worse["group"].iloc[0])
-        rows += [(*pair, measure, *ends) for measure, *ends in zip(MEASURES, *estimate)]
-    columns = ["env", "group", "other", "measure", "probability", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    pairs = [
+        _pair(table["env"].iloc[0], [table], [other], interval)
+        for table, other in itertools.combinations(ranked, 2)
+    ]
+    return _stacked([pd.DataFrame(columns=_PAIR), *pairs])
 
 
-def _time(group: Group, last: int) -> pd.DataFrame:
-    seconds = cost.stages(group, last)
-    return _labelled(group, stage=list(seconds), seconds=list(seconds.values()))
+def _improvement_everywhere(scores: list[pd.DataFrame], interval: str) -> pd.DataFrame:
+    """Returns the same averaged over environments, if there are several with the same groups.
+
+    Args:
+      scores: a table of all groups per environment.
+      interval: a name in `statistics.METHODS`.
+    """
+    by_env = [dict(iter(table.groupby("group", sort=False))) for table in scores]
+    groups = list(by_env[0])
+    same = all(found.keys() == by_env[0].keys() for found in by_env)
+    pairs = [
+        _pair(ALL, [f[group] for f in by_env], [f[other] for f in by_env], interval)
+        for group, other in itertools.combinations(groups, 2)
+        if same and len(by_env) > 1
+    ]
+    return _stacked([pd.DataFrame(columns=_PAIR), *pairs])
+
+
+def _pair(
+    env: str, tables: list[pd.DataFrame], others: list[pd.DataFrame], interval: str
+) -> pd.DataFrame:
+    """Returns a row per measure on one group against another, given a table per environment."""
+    x, y = ([table[[*MEASURES]].to_numpy() for table in side] for side in (tables, others))
+    estimate = statistics.probability_of_improvement(x, y, method=interval)
+    names = (env, tables[0]["group"].iloc[0], others[0]["group"].iloc[0])
+    rows = [(*names, measure, *ends) for measure, *ends in zip(MEASURES, *estimate)]
+    return pd.DataFrame(rows, columns=_PAIR)
+
+
+def _time(curves: Curves) -> pd.DataFrame:
+    seconds = cost.stages(curves.group, int(curves.steps[-1]))
+    return _labelled(curves.group, stage=list(seconds), seconds=list(seconds.values()))

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis import comparison, curve_figure
 from analysis.comparison import MEASURES, Tables
@@ -39,6 +40,7 @@ _SCORE_LEGEND: dict[str, dict[str, Any]] = {
         "markerfacecolor": "white",
     },
 }
+_RANGE: dict[str, Any] = {"linewidth": 1.5, "linestyle": ":"}  # of seeds too few for an interval
 _MOST_PAIRS = 10  # of groups, before only those with the best are shown
 
 
@@ -84,10 +86,13 @@ def _scores(tables: Tables, styles: Styles) -> Figure:
         title = f"{env}, step {groups['step'].max():,}"
         panels[0].set_title(title, fontsize=11, loc="left")
         _draw_improvement(panels[2], pairs[env])
+    legend = dict(_SCORE_LEGEND)
+    if (summary["final_mean_low"].isna() & (summary["seeds"] > 1)).any():
+        legend["range, too few seeds"] = {"color": "0.3", **_RANGE}
     figure.legend(
-        handles=[Line2D([], [], label=label, **style) for label, style in _SCORE_LEGEND.items()],
+        handles=[Line2D([], [], label=label, **style) for label, style in legend.items()],
         loc="outside upper center",
-        ncols=5,
+        ncols=len(legend),
         frameon=False,
         fontsize=9,
     )
@@ -105,11 +110,14 @@ def _draw_scores(
             low, value, high = (
                 getattr(row, f"{measure}_{name}{end}") for end in ("_low", "", "_high")
             )
-            if np.isfinite(low):
-                axes.plot([low, high], [row.Index + offset] * 2, color=color, linewidth=2.5)
+            line: dict[str, Any] = {"linewidth": 2.5}
+            if not np.isfinite(low):
+                low, high, line = values.min(), values.max(), _RANGE
+            axes.plot([low, high], [row.Index + offset] * 2, color=color, **line)
             fill = color if name == "mean" else "white"
             axes.plot(value, row.Index + offset, marker, color=color, markerfacecolor=fill)
     axes.set_ylim(-0.6, len(groups) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     grid_only(axes)
 
 

@@ -18,19 +18,20 @@ from analysis import (
     statistics,
 )
 from analysis.comparison import MEASURES, Tables
-from analysis.findings import brackets, number, scored
+from analysis.findings import brackets, scored
 from analysis.rendering import markdown_table
-from analysis.run_report import FINAL_EVALUATIONS, REPORT_FILE
-from analysis.statistics import FEWEST_FOR_INTERVAL
+from analysis.run_report import FINAL_EVALUATIONS
+from analysis.statistics import FEWEST_FOR_BOOTSTRAP
+from analysis.wording import UNKNOWN, number, time_taken
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
+from experiment.run_folder import REPORT_FILE
 
 THRESHOLD_RULE = (
     f"{comparison.THRESHOLD_SHARE:.0%} of the way from the worst first evaluation to the best "
     "final return, rounded"
 )
-_EMPTY = "\N{EN DASH}"
 _INTERVALS = {
-    "expanded": "expanded percentile bootstrap, as wide as Student's t for few seeds",
+    "expanded": "percentile bootstrap, expanded for few seeds",
     "percentile": "percentile bootstrap, too narrow for few seeds",
 }
 
@@ -69,7 +70,8 @@ def write_report(
     comparison_figures.draw(out)
     notes += problems + cut
     envs = list(dict.fromkeys(tables["summary"]["env"]))
-    finding = "\n\n".join(findings.finding(tables, env) for env in envs)
+    found_on = [findings.finding(tables, env) for env in envs]
+    finding = "\n\n".join(filter(None, [*found_on, findings.everywhere(tables)]))
     rule = "" if threshold is not None else f" ({THRESHOLD_RULE})"
     sections = [
         "# Comparison",
@@ -98,11 +100,11 @@ def _figures(tables: Tables, interval: str) -> str:
         curves += " Dotted lines: the step up to which groups are compared."
     scores = (
         f"Final return of a seed: mean of its last {FINAL_EVALUATIONS} evaluations up to the step "
-        "in the title. Mean return over the run: the area under its curve divided by its length. "
-        "Probability of improvement: that a run of the first group scores higher than one of the "
-        "second. A difference counts as established where that interval is clear of 0.5 or those "
-        "of the two means do not overlap. Lines are 95 % intervals, missing below "
-        f"{FEWEST_FOR_INTERVAL} seeds."
+        "in the title, of those that all groups have. Mean return over the run: the area under its "
+        "curve divided by its length. Probability of improvement: that a run of the first group "
+        "scores higher than one of the second. A difference counts as established where that "
+        "interval is clear of 0.5. Lines are 95 % intervals; of fewer than "
+        f"{FEWEST_FOR_BOOTSTRAP} seeds, the dotted ones are the range."
     )
     time = "Wall-clock minutes up to the same step, by stage."
     figures = [
@@ -116,11 +118,11 @@ def _figures(tables: Tables, interval: str) -> str:
 def _bands(seeds: pd.Series, interval: str) -> str:
     """Returns the sentence on what the bands around curves of so many seeds are."""
     kinds = []
-    if seeds.max() >= FEWEST_FOR_INTERVAL:
+    if seeds.max() >= FEWEST_FOR_BOOTSTRAP:
         kinds.append(f"95 % interval over seeds ({_INTERVALS[interval]}, by {statistics.engine()})")
-    for count in sorted(set(seeds[(seeds > 1) & (seeds < FEWEST_FOR_INTERVAL)])):
-        kinds.append(f"range of {count} seeds, too few for an interval")
-    return f"Bands: {'; or '.join(kinds)}." if kinds else "One seed has no band."
+    if ((seeds > 1) & (seeds < FEWEST_FOR_BOOTSTRAP)).any():
+        kinds.append(f"range of the seeds where there are fewer than {FEWEST_FOR_BOOTSTRAP}")
+    return f"Bands: {'; '.join(kinds)}." if kinds else "One seed has no band."
 
 
 def _table(tables: Tables, env: str, rule: str) -> str:
@@ -133,7 +135,7 @@ def _table(tables: Tables, env: str, rule: str) -> str:
         "interquartile mean",
         f"{MEASURES['area']}, mean",
         f"steps to {number(ranked['threshold'].iloc[0])}",
-        "min per run",
+        "time per run",
     ]
     rows = [
         [
@@ -143,16 +145,16 @@ def _table(tables: Tables, env: str, rule: str) -> str:
             scored(row, "final", statistic="iqm"),
             scored(row, "area"),
             f"{number(row.median_steps_to_threshold)} ({row.reached} of {row.seeds})",
-            f"{row.minutes_per_run:.3g}",
+            time_taken(60 * row.minutes_per_run),
         ]
         for _, row in ranked.iterrows()
     ]
     hardware = "; ".join(dict.fromkeys(ranked["hardware"]))
     return (
-        f"## {env}\n\nAt step {ranked['step'].max():,}, the last that all groups have reached. "
+        f"## {env}\n\nAt step {ranked['step'].max():,}, which all groups have reached. "
         f"{brackets(ranked['seeds'])} Steps to a return of "
         f"{number(ranked['threshold'].iloc[0])}{rule}: the median over seeds and how many got "
-        f"there. Hardware: {hardware}.\n\n{markdown_table(header, rows)}"
+        f"there. Times are h:mm:ss. Hardware: {hardware}.\n\n{markdown_table(header, rows)}"
     )
 
 
@@ -169,7 +171,7 @@ def _published(tables: Tables) -> str:
             ", ".join(filter(None, [row.algo, row.variant])),
             "not stated" if pd.isna(row.step) else f"{row.step:,.0f}",
             number(row["mean"]) + _spread(row),
-            _EMPTY if pd.isna(row.seeds) else f"{row.seeds:.0f}",
+            UNKNOWN if pd.isna(row.seeds) else f"{row.seeds:.0f}",
             "; ".join(filter(None, [row.source, row.note])),
         ]
         for index, row in rows.iterrows()

@@ -9,23 +9,22 @@ import pandas as pd
 from analysis.grouping import Group, Member
 from analysis.run_report import STAGES
 from analysis.runs import CLOCK, STEP
+from analysis.wording import hardware
 
 OTHER_TIME = "everything else"
 
 
 def totals(group: Group, last: int) -> dict[str, Any]:
-    """Returns what it took to get to step `last`: seeds of one run share its time."""
+    """Returns what it took to get to step `last`: seeds of one run share its time.
+
+    The time is NaN if a run has not recorded any.
+    """
     runs = _by_run(group)
-    hardware = {
-        f"{found.get('cpu', 'unknown processor')}, {found.get('cores', '?')} cores, "
-        f"{', '.join(dict.fromkeys(found.get('devices', [])))}"
-        for members in runs
-        for found in [members[0].run.environment.get("hardware") or {}]
-    }
+    machines = {hardware(members[0].run.environment.get("hardware") or {}) for members in runs}
     return {
         "runs": len(runs),
         "minutes_per_run": float(np.mean([_seconds(members, last) for members in runs])) / 60,
-        "hardware": "; ".join(sorted(hardware)),
+        "hardware": "; ".join(sorted(machines)),
     }
 
 
@@ -47,7 +46,10 @@ def _seconds(members: list[Member], last: int) -> float:
 
 
 def stages(group: Group, last: int) -> dict[str, float]:
-    """Returns the seconds of each stage up to step `last`, averaged over the runs of a group."""
+    """Returns the seconds of each stage up to step `last`, averaged over the runs of a group.
+
+    What is in no stage is `OTHER_TIME`, 0 for a run that has not recorded how long it took.
+    """
     runs = _by_run(group)
     mean: dict[str, float] = {}
     for members in runs:
@@ -57,7 +59,8 @@ def stages(group: Group, last: int) -> dict[str, float]:
             for column, label in STAGES.items()
             if all(column in frame for frame in frames)
         }
-        seconds[OTHER_TIME] = max(_seconds(members, last) - sum(seconds.values()), 0.0)
+        rest = _seconds(members, last) - sum(seconds.values())
+        seconds[OTHER_TIME] = max(0.0, rest)  # in this order, it is 0 where the whole is unknown
         for stage, value in seconds.items():
             mean[stage] = mean.get(stage, 0.0) + value / len(runs)
     return mean

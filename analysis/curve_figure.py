@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from analysis.comparison import Tables
+from analysis.wording import counted
 
 NEAR = 1.25  # times the last step: published values up to there are drawn
 _REFERENCE = "0.35"  # grey of published values whose algorithm is not that of exactly one group
@@ -112,7 +113,7 @@ def _list_sources(axes: Axes, rows: pd.DataFrame) -> float:
 def _label_curves(axes: Axes, curves: pd.DataFrame, styles: Styles, lowest: float) -> None:
     """Writes the name of each group beside the end of its curve, but not below `lowest`."""
     ends = curves.groupby("group").last().sort_values("iqm")
-    names = [f"{group} ({_seeds(row.seeds)})" for group, row in ends.iterrows()]
+    names = [f"{group} ({counted(row.seeds, 'seed')})" for group, row in ends.iterrows()]
     names = [name.replace(", ", ",\n") for name in names]
     low, high = axes.get_ylim()
     heights = _apart(
@@ -137,10 +138,6 @@ def _apart(heights: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         gap = (sizes[index] + sizes[index + 1]) / 2
         moved[index] = min(moved[index], moved[index + 1] - gap)
     return moved
-
-
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def _decorate(axes: Axes) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,17 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.recipes import RECIPES
-from analysis import comparison, grouping, runs
-from analysis.comparison import Curves, final_returns
-from analysis.findings import number
+from analysis import grouping, published, runs
+from analysis.curves import Curves, common, final_returns
 from analysis.rendering import markdown_table
-from analysis.run_report import FINAL_EVALUATIONS, REPORT_FILE
+from analysis.run_report import FINAL_EVALUATIONS
 from analysis.runs import CLOCK, Run
 from analysis.statistics import FEWEST_FOR_INTERVAL, t_interval
+from analysis.wording import UNKNOWN, counted, hardware, number, time_taken
 from configs import default
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
-from experiment.progress import duration
-from experiment.run_folder import flatten
+from experiment.run_folder import REPORT_FILE, flatten
 
 # Where MBPO and its successors are compared; a row without them would hide what was not run.
 ENVIRONMENTS = (
@@ -31,7 +31,6 @@ ENVIRONMENTS = (
 )
 # Fields that make a variant of an algorithm, with a row of its own.
 _VARIANTS = ("use_algo", "model.objective", "rollout.filter")
-_EMPTY = "\N{EN DASH}"
 
 
 class Entry(NamedTuple):
@@ -56,6 +55,7 @@ def write(paths: Sequence[Path], file: Path) -> None:
     """
     text = page(paths, file)
     with disk_problems_as_user_errors(file.parent, "The leaderboard"):
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(file, text)
 
 
@@ -72,11 +72,11 @@ def page(paths: Sequence[Path], file: Path) -> str:
     root = file.parent
     found, notes = runs.load(paths)
     entries = [entry for run in found for entry in _entries(run)]
-    command = f"python report.py {' '.join(map(str, paths))} --leaderboard {file}"
+    command = shlex.join(map(str, ["python", "report.py", *paths, "--leaderboard", file]))
     sections = [
         "# Results",
         f"Written by `{command}` from the CSV files below; not to be edited. Published values to "
-        "compare with are in [published.csv](published.csv).",
+        f"compare with are in [published.csv]({os.path.relpath(published.FILE, root)}).",
         _matrix(entries, root),
         "## Runs",
         "Each folder is a run as `train.py` left it, without checkpoints and TensorBoard files; "
@@ -92,11 +92,7 @@ def page(paths: Sequence[Path], file: Path) -> str:
 def _entries(run: Run) -> list[Entry]:
     row, changed = _changes(run.config)
     groups, _ = grouping.group([run])
-    return [
-        Entry(run, curves, row, changed)
-        for group in groups
-        for curves in comparison.common(group)[0]
-    ]
+    return [Entry(run, curves, row, changed) for group in groups for curves in common(group)[0]]
 
 
 def _changes(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -151,7 +147,7 @@ def _matrix(entries: list[Entry], root: Path) -> str:
     text = (
         f"Final return: the mean of the last {FINAL_EVALUATIONS} evaluations, over seeds with the "
         "half-width of its 95 % Student-t interval, or the range of two seeds. "
-        f"{_EMPTY} has not been run."
+        f"{UNKNOWN} has not been run."
     )
     return "\n\n".join(
         filter(None, [text, markdown_table(["", *envs], table), "\n".join(footnotes)])
@@ -161,7 +157,7 @@ def _matrix(entries: list[Entry], root: Path) -> str:
 def _cell(candidates: list[Entry], root: Path, footnotes: list[str]) -> str:
     """Returns the outcome of the run closest to the preset; adds a footnote if it is not there."""
     if not candidates:
-        return _EMPTY
+        return UNKNOWN
     best = min(candidates, key=lambda e: (len(e.changed), -len(e.curves.returns), -e.run.step))
     link = f"[{_outcome(best.curves)}]({_target(best.run.folder, root)})"
     if not best.changed:
@@ -169,7 +165,7 @@ def _cell(candidates: list[Entry], root: Path, footnotes: list[str]) -> str:
     index = len(footnotes) + 1
     footnotes.append(
         f"{index}. {os.path.relpath(best.run.folder, root)} changes "
-        f"{_count(len(best.changed), 'setting')} of the preset, listed below."
+        f"{counted(len(best.changed), 'setting')} of the preset, listed below."
     )
     return f"{link} <sup>{index}</sup>"
 
@@ -186,8 +182,8 @@ def _runs(entries: list[Entry], root: Path) -> str:
                 f"{entry.row} on {entry.run.config['env']}",
                 _outcome(entry.curves),
                 number(entry.curves.returns.max()),
-                duration(clock),
-                _hardware(entry.run.environment.get("hardware") or {}),
+                time_taken(clock),
+                hardware(entry.run.environment.get("hardware") or {}),
                 ", ".join(changed) or "nothing",
             ]
         )
@@ -205,8 +201,8 @@ def _studies(paths: Sequence[Path], root: Path) -> str:
             name = os.path.relpath(folder, root)
             readme = folder / "README.md"
             if readme.exists():
-                title = readme.read_text().splitlines()[0].lstrip("# ")
-                lines.append(f"- [{name}]({name}/README.md): {title}")
+                title = readme.read_text().partition("\n")[0].lstrip("# ")
+                lines.append(f"- [{name}]({name}/README.md)" + f": {title}" * bool(title))
             else:
                 lines.append(f"- [{name}]({name})")
     return "## Studies\n\n" + "\n".join(lines) if lines else ""
@@ -221,21 +217,12 @@ def _outcome(curves: Curves) -> str:
         value = f"{number(scores.min())} to {number(scores.max())}"
     else:
         value = number(scores[0])
-    return f"{value} ({_count(len(scores), 'seed')}, {curves.steps[-1]:,} steps)"
-
-
-def _hardware(hardware: dict[str, Any]) -> str:
-    devices = ", ".join(dict.fromkeys(hardware.get("devices", [])))
-    return f"{hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores, {devices}"
+    return f"{value} ({counted(len(scores), 'seed')}, {curves.steps[-1]:,} steps)"
 
 
 def _target(folder: Path, root: Path) -> str:
     report = folder / REPORT_FILE
     return os.path.relpath(report if report.exists() else folder, root)
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" + "s" * (count != 1)
 
 
 def _shown(value: Any) -> str:

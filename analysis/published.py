@@ -13,6 +13,7 @@ import pandas as pd
 FILE = Path(__file__).parent.parent / "results" / "published.csv"
 TEXT = ("env_family", "env_version", "algo", "variant", "spread_kind", "source", "note")
 _NUMBERS = ("step", "mean", "spread", "seeds")
+COLUMNS = (*TEXT, *_NUMBERS)
 
 
 def read(path: Path = FILE) -> pd.DataFrame:
@@ -21,7 +22,7 @@ def read(path: Path = FILE) -> pd.DataFrame:
     A copy of the code without its results has no published values either, so no file is no rows.
     """
     if not path.exists():
-        return pd.DataFrame(columns=[*TEXT, *_NUMBERS])
+        return pd.DataFrame(columns=COLUMNS)
     table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
     return table.fillna(dict.fromkeys(TEXT, "")).astype(dict.fromkeys(_NUMBERS, float))
 
@@ -30,7 +31,8 @@ def family(env: str) -> str:
     """Returns an environment id without module, namespace and version.
 
     Unlike `configs.environments.family` this keeps `Truncated`: fewer observations are another
-    problem, with other returns.
+    problem, with other returns. An id with distracting dimensions, `Hopper-v5+noise8`, stays as it
+    is for the same reason, so nothing published is compared with it.
     """
     return re.sub(r"-v\d+$", "", re.split("[:/]", env)[-1]).replace("TruncatedObs", "Truncated")
 

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from experiment.files import disk_problems_as_user_errors, write_bytes_atomically
 
 
-def save_figure(figure: Figure, workdir: Path, name: str, what: str) -> None:
+def save_figure(figure: Figure, folder: Path, name: str, what: str) -> None:
     """Writes a figure as the PNG file `name`.
 
     Args:
       figure: what to draw.
-      workdir: run folder.
+      folder: where to.
       name: file name.
       what: what the figure is, capitalised; an error message starts with it.
 
@@ -23,8 +23,8 @@ def save_figure(figure: Figure, workdir: Path, name: str, what: str) -> None:
     """
     image = io.BytesIO()
     FigureCanvasAgg(figure).print_png(image)
-    with disk_problems_as_user_errors(Path(workdir), what):
-        write_bytes_atomically(Path(workdir) / name, image.getvalue())
+    with disk_problems_as_user_errors(folder, what):
+        write_bytes_atomically(folder / name, image.getvalue())
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from analysis import flow_report
 from analysis.rendering import markdown_table, save_figure
 from analysis.statistics import FEWEST_FOR_INTERVAL, t_interval
+from analysis.wording import counted, hardware
 from experiment import metrics
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
 from experiment.progress import duration
-from experiment.run_folder import read_config
+from experiment.run_folder import REPORT_FILE, read_config
 
-CURVE_FILE, REPORT_FILE = "curve.png", "report.md"
+CURVE_FILE = "curve.png"
 FINAL_EVALUATIONS = 5  # averaged into one final return per seed, as a single one is noisy
 STAGES = {
     "time/environment": "environment steps",
@@ -200,26 +201,18 @@ def _time_section(frames: dict[int, pd.DataFrame]) -> str:
 def _setup_section(command: str, config: dict[str, Any], environment: dict[str, Any]) -> str:
     first, count = config.get("seed", 0), config.get("num_seeds", 1)
     seeds = ", ".join(str(seed) for seed in range(first, first + count))
-    versions = environment.get("versions", {})
+    versions, found = environment.get("versions", {}), environment.get("hardware", {})
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     lines = [
         f"- environment: {config.get('env')}",
         f"- seeds: {seeds}",
-        f"- hardware: {_hardware(environment.get('hardware', {}))}",
+        f"- hardware: {hardware(found)}, {found.get('memory_gib', '?')} GiB memory, "
+        f"{counted(len(found.get('devices', [])), 'JAX device')}",
         f"- libraries: {libraries}",
         f"- code: {_code(environment.get('git'))}",
         f"- started: {environment.get('date', 'unknown')}",
     ]
     return f"## Setup\n\n```\n{command}\n```\n\n" + "\n".join(lines)
-
-
-def _hardware(hardware: dict[str, Any]) -> str:
-    devices = ", ".join(dict.fromkeys(hardware.get("devices", [])))
-    count = len(hardware.get("devices", []))
-    return (
-        f"{hardware.get('cpu', 'unknown processor')}, {hardware.get('cores', '?')} cores, "
-        f"{hardware.get('memory_gib', '?')} GiB memory, {count} JAX device(s) ({devices})"
-    )
 
 
 def _code(git: dict[str, Any] | None) -> str:

@@ -1,6 +1,7 @@
 """Reads run folders, whatever state they are in; what is wrong with one is a line, not an error."""
 
 import csv
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,14 +10,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis.wording import counted
 from configs import default
 from errors import UserError
 from experiment.metrics import EPOCHS
-from experiment.run_folder import CONFIG_FILE, LOCK_FILE, flatten, read_config
+from experiment.run_folder import CONFIG_FILE, LOCK_FILE, another_version, flatten, read_config
 from experiment.seed_tables import STEP, read_table
+from experiment.sweep_folder import SWEEP_FILE
+from experiment.sweep_trial import ATTEMPTS_FILE, LOG_FILE
 
 RETURN, CLOCK = "eval/return", "wall_clock"
-KERNEL_LOCKS = Path("/proc/locks")
+# Values that are computed with: one that is odd must not end the report on all other runs.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("algo", "env"), str),
+    **dict.fromkeys(("seed", "num_seeds"), int),
+    **dict.fromkeys(("total_steps", "replay_capacity"), int | None),
+    **dict.fromkeys(("git", "versions", "hardware"), dict | None),
+}
+_KERNEL_LOCKS = Path("/proc/locks")
 _SHOWN = 5  # names listed in one line, the rest is counted
 
 
@@ -53,7 +64,7 @@ def load(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """
     runs, notes, seen = [], [], set()
     for path in paths:
-        folders = list(find(path))
+        folders = [*_sweeps(path), *find(path)]
         if not folders:
             notes.append(f"{path}: no run folder is here or below (none has a {CONFIG_FILE}).")
         for folder in folders:
@@ -68,33 +79,79 @@ def load(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
 
 
 def find(path: Path) -> Iterator[Path]:
-    """Yields the run folders at or below a path, by name; nothing inside a run folder is one."""
+    """Yields the run folders at or below a path, by name; nothing inside a run folder is one.
+
+    Trials of a sweep that have been started but have not written a `config.json` are among them.
+    """
+    for folder, names in _walk(path):
+        if _is_run(names) or _is_trial(folder, names):
+            yield folder
+
+
+def _sweeps(path: Path) -> list[Path]:
+    """Returns the folders of sweeps at or below a path."""
+    return [folder for folder, names in _walk(path) if SWEEP_FILE in names]
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Yields folders, by name, with what is in them, except for those inside of run folders."""
     for folder, below, files in os.walk(path):
-        if CONFIG_FILE in files or "metrics" in below:
+        names = {*below, *files}
+        if _is_run(names):
             below.clear()
-            yield Path(folder)
         below.sort()
+        yield Path(folder), names
+
+
+def _is_run(names: set[str]) -> bool:
+    return CONFIG_FILE in names or "metrics" in names
+
+
+def _is_trial(folder: Path, names: set[str]) -> bool:
+    """Whether a folder is `<sweep>/<point of the grid>/<seeds>` and has been started."""
+    started = not names.isdisjoint((ATTEMPTS_FILE, LOG_FILE))
+    return started and Path(*folder.absolute().parts[:-2], SWEEP_FILE).exists()
 
 
 def _load(folder: Path) -> tuple[Run | None, list[str]]:
+    """Returns a run, if it can be used, and what is to be said about its folder."""
+    file, reader = CONFIG_FILE, _read
+    if (folder / SWEEP_FILE).exists():
+        file, reader = SWEEP_FILE, _read_sweep
+    try:
+        return reader(folder)
+    except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return None, [f"{file} cannot be used ({error}); left out."]
+
+
+def _read_sweep(folder: Path) -> tuple[None, list[str]]:
+    """Says how many trials have no folder yet."""
+    trials = json.loads((folder / SWEEP_FILE).read_text())["trials"]
+    waiting = sum(not (folder / name).exists() for name in trials)
+    text = f"{waiting:,} of its {counted(len(trials), 'trial')} not started yet."
+    return None, [text] if waiting else []
+
+
+def _read(folder: Path) -> tuple[Run | None, list[str]]:
     try:
         content = read_config(folder)
-        config = flatten(content["config"])
-        environment = dict(content["environment"])
     except UserError as error:
         if error.__cause__ is None or isinstance(error.__cause__, FileNotFoundError):
-            return None, [f"no {CONFIG_FILE}, so what was run here is unknown; left out."]
+            return None, [_without_config(folder)]
         return None, [f"{CONFIG_FILE} is damaged ({error.__cause__}); left out."]
-    except (OSError, AttributeError, TypeError, ValueError) as error:
-        return None, [f"{CONFIG_FILE} cannot be used ({error}); left out."]
+    config, environment = flatten(content["config"]), dict(content["environment"])
     if not {"algo", "env"} <= config.keys():
         return None, [f"{CONFIG_FILE} names no algo and env; left out."]
+    for name, value in (config | environment).items():
+        if not isinstance(value, _TYPES.get(name, object)):
+            return None, [f"{CONFIG_FILE} cannot be used ({name} is {value!r}); left out."]
     seeds, problems = _read_seeds(folder, config)
+    written = f"written by {another_version(environment)}"
     defaults = flatten(default.get_config().to_dict())
     if unknown := sorted(config.keys() - defaults):
-        problems.append(_other_version(environment, f"this one does not know {listed(unknown)}"))
+        problems.append(f"{written}: this one does not know {listed(unknown)}.")
     if seeds and not any(RETURN in frame for frame in seeds.values()):
-        problems.append(_other_version(environment, f"no column {RETURN}; left out"))
+        problems.append(f"{written}: no column {RETURN}; left out.")
         return None, problems
     evaluated = {
         seed: frame
@@ -107,6 +164,12 @@ def _load(folder: Path) -> tuple[Run | None, list[str]]:
         note = f"no evaluation yet (process {writer} is at it)" if writer else "no evaluation yet"
         return None, [*problems, f"{note}; left out."]
     return run, [*problems, *_state(run)]
+
+
+def _without_config(folder: Path) -> str:
+    if _is_trial(folder, {path.name for path in folder.iterdir()}):
+        return f"this trial has not got as far as its {CONFIG_FILE}, see {LOG_FILE}; left out."
+    return f"no {CONFIG_FILE}, so what was run here is unknown; left out."
 
 
 def _read_seeds(folder: Path, config: dict[str, Any]) -> tuple[dict[int, pd.DataFrame], list[str]]:
@@ -145,7 +208,7 @@ def _writer(folder: Path) -> int | None:
     """Returns the process that holds the lock of a run folder; the lock itself is not touched."""
     try:
         status = (folder / LOCK_FILE).stat()
-        locks = KERNEL_LOCKS.read_text()
+        locks = _KERNEL_LOCKS.read_text()
     except OSError:
         return None
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
@@ -154,12 +217,6 @@ def _writer(folder: Path) -> int | None:
         if device in fields and "FLOCK" in fields and "->" not in fields:  # "->" waits for it
             return int(fields[fields.index(device) - 1])
     return None
-
-
-def _other_version(environment: dict[str, Any], what: str) -> str:
-    commit = (environment.get("git") or {}).get("commit", "unknown")[:7]
-    jax = (environment.get("versions") or {}).get("jax", "unknown")
-    return f"written by another version (commit {commit}, jax {jax}): {what}."
 
 
 def listed(names: list[str]) -> str:

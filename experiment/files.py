@@ -112,9 +112,11 @@ def _disk_problem(error: Exception, folder: Path) -> str | None:
     if code in _NO_SPACE or any(os.strerror(known) in text for known in _NO_SPACE):
         return f"there is no space left ({free_space(folder)} free). Free some space there."
     if code in _NO_ACCESS or any(os.strerror(known) in text for known in _NO_ACCESS):
-        return "you may not write there. Change its permissions or pass another --workdir."
+        return "you may not write there. Change its permissions or choose another folder."
     if code in _NOT_A_FOLDER:
-        return "a file with this name is in the way. Remove it or pass another --workdir."
+        return "a file with this name is in the way. Remove it or choose another folder."
+    if code == errno.ENOENT and not folder.exists():  # /proc refuses new folders like this too
+        return "there is no such folder, and it cannot be created. Choose another one."
     return None
 
 

@@ -108,6 +108,8 @@ def read_table(path: Path) -> pd.DataFrame:
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
     frame = pd.DataFrame(rows, columns=header, dtype=float)
+    if (frame[STEP] < 0).any():
+        raise ValueError(f"a value of {STEP} is negative")
     if not (frame[STEP].diff().dropna() > 0).all():
         raise ValueError(f"the values of {STEP} do not increase")
     return frame.astype({STEP: int})

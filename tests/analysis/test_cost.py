@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from analysis import cost, grouping, runs
@@ -30,3 +32,10 @@ def test_stages_are_averaged_over_runs_and_seeds_of_a_run_share_theirs(make_run)
             "everything else": (180 - 60 + 180 - 135) / 2,
         }
     )
+
+
+def test_a_run_that_has_not_recorded_its_time_has_none(make_run):
+    nan = float("nan")
+    group = single_group(make_run("a", {0: [1.0] * 2}, minutes=nan, columns={"time/model": 20.0}))
+    assert math.isnan(cost.totals(group, last=2000)["minutes_per_run"])
+    assert cost.stages(group, last=2000) == {"model fits": 40.0, "everything else": 0.0}

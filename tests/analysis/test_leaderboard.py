@@ -85,7 +85,10 @@ def test_variants_have_rows_of_their_own_and_do_not_count_as_changes(make_run, t
 def test_runs_have_time_and_hardware(make_run, tmp_path):
     make_run("results/a", {0: [1.0, 9.0]}, minutes=2.0, **HOPPER)
     line = next(line for line in page(tmp_path).splitlines() if line.startswith("| [a](a) |"))
-    assert "| mbpo on Hopper-v5 | 5 (1 seed, 2,000 steps) | 9 | 0:04:00 | A CPU, 2 cores" in line
+    assert (
+        "| mbpo on Hopper-v5 | 5 (1 seed, 2,000 steps) | 9 | 0:04:00 | A CPU, 2 cores, cpu: cpu |"
+        in line
+    )
 
 
 def test_folders_that_are_no_runs_are_linked_by_the_title_of_their_readme(make_run, tmp_path):
@@ -95,6 +98,30 @@ def test_folders_that_are_no_runs_are_linked_by_the_title_of_their_readme(make_r
     text = page(tmp_path)
     assert "- [study](study/README.md): What it is\n- [tables](tables)\n" in text
     assert "| [study/run](study/run) |" in text
+
+
+def test_a_study_with_an_empty_readme_is_linked_without_a_title(make_run, tmp_path):
+    make_run("results/study/run", {0: [1.0]})
+    (tmp_path / "results" / "study" / "README.md").write_text("")
+    assert "- [study](study/README.md)\n" in page(tmp_path)
+
+
+def test_the_page_is_written_anywhere_with_links_and_a_command_that_work(make_run, tmp_path):
+    folder = make_run("my runs/a", {0: [1.0]}).parent
+    file = tmp_path / "new" / "folder" / "R.md"
+    leaderboard.write([folder], file)
+    text = file.read_text()
+    assert f"`python report.py '{folder}' --leaderboard {file}`" in text
+    link = text.split("[published.csv](")[1].split(")")[0]
+    assert (file.parent / link).resolve() == ROOT / "results" / "published.csv"
+
+
+def test_a_page_that_cannot_be_written_is_a_user_error(make_run, tmp_path):
+    folder = make_run("a", {0: [1.0]})
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "R.md", Path("/proc/no/R.md")):
+        with pytest.raises(UserError, match="The leaderboard could not be written to"):
+            leaderboard.write([folder], place)
 
 
 def test_problems_are_notes(make_run, tmp_path):

@@ -87,6 +87,14 @@ def test_all_observations_of_ant_are_not_compared_with_27():
     assert len(published.relevant("AntTruncated-v5", {"mbpo"})) == 4
 
 
+@pytest.mark.parametrize("env", ["HalfCheetah-v5+noise8", "CartPole-v1+linear16"])
+def test_nothing_is_compared_with_runs_among_distracting_dimensions(env):
+    # Not even the published rows with distractors: those are of another kind.
+    rows = published.relevant(env, {"mbpo", "omd", "mle"})
+    assert rows.empty
+    assert published.warnings(rows) == []
+
+
 def test_variants_are_shown_to_those_who_run_the_algorithm():
     without = published.relevant("HalfCheetah-v5", {"mbpo"})
     assert set(without["algo"]) == {"mbpo"}

@@ -58,7 +58,7 @@ def test_report_states_final_returns_of_the_last_five_evaluations(tmp_path):
     assert "environment steps |" not in text
     assert "```\npython train.py --config.seed=5\n```" in text
     assert "- seeds: 5, 6, 7" in text
-    assert "- hardware: A CPU, 2 cores, 8.0 GiB memory, 2 JAX device(s) (cpu: cpu)" in text
+    assert "- hardware: A CPU, 2 cores, cpu: cpu, 8.0 GiB memory, 2 JAX devices" in text
     assert "- libraries: python 3.11.9, jax 0.10.2\n" in text
     assert "- code: commit abc123, with uncommitted changes" in text
     assert "](curve.png)" in text

@@ -111,12 +111,80 @@ def test_a_folder_that_cannot_be_used_is_one_line_and_the_rest_is_loaded(make_ru
     assert re.fullmatch(f"{re.escape(str(broken))}: {line}", notes[0])
 
 
+def edit_config(folder, part, **fields):
+    content = json.loads((folder / "config.json").read_text())
+    content[part].update(fields)
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("config", "num_seeds", None),
+        ("config", "total_steps", "x"),
+        ("config", "replay_capacity", [1]),
+        ("config", "algo", 7),
+        ("environment", "git", "x"),
+        ("environment", "hardware", [1]),
+    ],
+)
+def test_an_odd_value_ends_the_use_of_that_run_only(make_run, part, name, value):
+    sound, odd = make_run("sound", CURVE), make_run("odd", CURVE)
+    edit_config(odd, part, **{name: value})
+    found, notes = runs.load([odd, sound])
+    assert [run.folder for run in found] == [sound]
+    assert notes == [f"{odd}: config.json cannot be used ({name} is {value!r}); left out."]
+
+
+def make_sweep(folder, trials):
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"command": "x", "config": {}, "grid": {}, "trials": {name: {} for name in trials}}
+    (folder / "sweep.json").write_text(json.dumps(content))
+
+
+def test_trials_that_have_not_written_their_config_or_not_started_have_a_line(make_run, tmp_path):
+    sweep = tmp_path / "sweep"
+    sound = make_run("sweep/width=64/seed0", CURVE)
+    trials = ["width=64/seed0", "width=64/seed1", "width=200/seed0", "width=200/seed1"]
+    make_sweep(sweep, trials)
+    for name, file in (("width=64/seed1", "trial.json"), ("width=200/seed0", "log.txt")):
+        (sweep / name).mkdir(parents=True)
+        (sweep / name / file).write_text("[]")
+    found, notes = runs.load([sweep])
+    assert [run.folder for run in found] == [sound]
+    line = "this trial has not got as far as its config.json, see log.txt; left out."
+    assert notes == [
+        f"{sweep}: 1 of its 4 trials not started yet.",
+        f"{sweep / 'width=200/seed0'}: {line}",
+        f"{sweep / 'width=64/seed1'}: {line}",
+    ]
+    # The same, asked for from above, and twice.
+    assert runs.load([tmp_path, sweep])[1] == notes
+
+
+def test_a_finished_or_damaged_sweep_is_no_trouble(make_run, tmp_path):
+    make_run("sweep/a/b", CURVE)
+    make_sweep(tmp_path / "sweep", ["a/b"])
+    assert runs.load([tmp_path])[1] == []
+    (tmp_path / "sweep" / "sweep.json").write_text("[]")
+    notes = runs.load([tmp_path])[1]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"{tmp_path / 'sweep'}: sweep.json cannot be used (")
+
+
+def test_a_log_that_is_not_below_a_sweep_is_no_run(make_run, tmp_path):
+    make_run("runs/a", CURVE)
+    (tmp_path / "runs" / "log.txt").write_text("")
+    assert runs.load([tmp_path / "runs"])[1] == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
         ("5.0", "5.x", "line 3: could not convert string to float: '5.x'"),
         ("2000,", "2000,7,", "line 3 has 6 values for 5 columns"),
         ("3000", "1000", "the values of env_step do not increase"),
+        ("1000,", "-1000,", "a value of env_step is negative"),
         ("env_step", "step", "its first line has no column env_step"),
     ],
 )

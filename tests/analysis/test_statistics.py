@@ -131,8 +131,7 @@ def test_percentile_interval_is_the_one_rliable_publishes(monkeypatch):
     "estimate",
     [
         lambda x, y, method: statistics.bootstrap(x, statistics.iqm, method=method),
-        lambda x, y, method: statistics.bootstrap([x, y], statistics.mean, method=method),
-        statistics.probability_of_improvement,
+        lambda x, y, method: statistics.probability_of_improvement([x], [y], method=method),
         lambda x, y, method: statistics.probability_of_improvement([x, y], [y, x], method=method),
     ],
 )
@@ -167,28 +166,27 @@ def test_a_seed_is_resampled_with_its_whole_curve(each_engine):
     assert low[0] < high[0]
 
 
-def test_environments_are_resampled_on_their_own(each_engine):
-    easy, hard = np.full(3, 10.0), np.zeros(3)
-    assert statistics.bootstrap([easy, hard], statistics.mean) == (5.0, 5.0, 5.0)
-    together = statistics.bootstrap(np.concatenate([easy, hard]), statistics.mean)
-    assert together.low < 5.0 < together.high
+def test_environments_are_resampled_on_their_own(quick):
+    # Of 5 against 5, resampled on their own, 0 or 1 is won always: the average never varies.
+    won, lost = np.arange(5.0, 10.0), np.arange(5.0)
+    estimate = statistics.probability_of_improvement([won, lost], [lost, won])
+    assert estimate == (0.5, 0.5, 0.5)
+    pooled = [np.concatenate([won, lost])], [np.concatenate([lost, won])]
+    together = statistics.probability_of_improvement(*pooled)
+    assert together.low < 0.5 < together.high
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_one_or_two_seeds_have_an_estimate_but_no_interval(quick, seeds):
-    scores = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]])
-    for few in (scores[:seeds], [scores, scores[:seeds]]):
-        estimate = statistics.bootstrap(few, statistics.mean)
-        assert estimate.value.shape == (2,)
-        assert np.isfinite(estimate.value).all()
-        assert np.isnan(estimate[1:]).all()
-    improvement = statistics.probability_of_improvement(scores[:seeds], scores)
-    assert np.isnan(improvement[1:]).all()
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_fewer_than_five_seeds_have_an_estimate_but_no_interval(quick, seeds):
+    scores = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0], [6.0, 7.0], [0.0, 8.0]])
+    estimate = statistics.bootstrap(scores[:seeds], statistics.mean)
+    assert np.isfinite(estimate.value).all()
+    assert np.isnan(estimate[1:]).all()
+    for pairs in (([scores[:seeds]], [scores]), ([scores, scores], [scores, scores[:seeds]])):
+        improvement = statistics.probability_of_improvement(*pairs)
+        assert np.isfinite(improvement.value).all()
+        assert np.isnan(improvement[1:]).all()
     assert np.isfinite(statistics.bootstrap(scores, statistics.mean)).all()
-
-
-def test_an_interval_stays_within_the_range_of_three_seeds(each_engine):
-    assert statistics.bootstrap(np.array([1.0, 2.0, 6.0]), statistics.mean) == (3.0, 1.0, 6.0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -206,7 +204,7 @@ def test_a_score_that_is_not_finite_leaves_its_position_without_an_interval(each
 def test_statistics_of_an_unknown_score_are_unknown(quick):
     scores = np.array([1.0, 2.0, 3.0, np.nan])
     assert np.isnan(statistics.iqm(scores))
-    assert np.isnan(statistics.probability_of_improvement(scores, scores[:3])).all()
+    assert np.isnan(statistics.probability_of_improvement([scores], [scores[:3]])).all()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +220,9 @@ def test_statistics_of_an_unknown_score_are_unknown(quick):
 )
 def test_probability_of_improvement_by_hand(quick, x, y, expected):
     x, y = np.array(x, dtype=float), np.array(y, dtype=float)
-    assert statistics.probability_of_improvement(x, y).value == pytest.approx(expected, rel=1e-12)
+    assert statistics.probability_of_improvement([x], [y]).value == pytest.approx(
+        expected, rel=1e-12
+    )
     pairs = len(x) * len(y)
     assert scipy.stats.mannwhitneyu(x, y).statistic / pairs == pytest.approx(expected, rel=1e-12)
 
@@ -230,7 +230,7 @@ def test_probability_of_improvement_by_hand(quick, x, y, expected):
 def test_probability_of_improvement_of_a_normal_shift_is_unbiased():
     shift, studies = 1.0, 20_000
     x, y = normal((2, studies)) + shift, -normal((4, studies))[2:]
-    found = statistics.probability_of_improvement(x, y).value.mean()
+    found = statistics.probability_of_improvement([x], [y]).value.mean()
     # A study of two seeds against two has a standard deviation of at most 0.5.
     expected = scipy.stats.norm.cdf(shift / 2**0.5)
     assert found == pytest.approx(expected, abs=4 * 0.5 / studies**0.5)
@@ -263,6 +263,30 @@ def test_separated_groups_have_the_exact_interval_of_their_disjoint_pairs(quick,
     assert worse == pytest.approx((0.0, 0.0, 1 - bound), rel=1e-9)
 
 
+@pytest.mark.parametrize("method", statistics.METHODS)
+def test_no_outcome_is_surer_than_complete_separation(quick, method):
+    # All 252 orders of the scores 0 to 9 of five runs against five.
+    orders = list(itertools.combinations(range(10), 5))
+    x = np.array(orders, dtype=float).T
+    y = np.array([sorted({*range(10)} - {*order}) for order in orders], dtype=float).T
+    estimate = statistics.probability_of_improvement([x], [y], method=method)
+    assert estimate.value.max() == 1
+    np.testing.assert_allclose(estimate.low[estimate.value == 1], 0.05 ** (1 / 5))
+    assert estimate.low.max() == estimate.low[estimate.value == 1]
+    assert estimate.high.min() == estimate.high[estimate.value == 0]
+    assert (estimate.low <= estimate.value).all()
+    assert (estimate.value <= estimate.high).all()
+
+
+@pytest.mark.parametrize("distribution", [normal, often_failing])
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_equal_groups_are_rarely_told_apart(quick, seeds, distribution):
+    x, y = np.split(distribution((2 * seeds, REPETITIONS)), 2)
+    _, low, high = statistics.probability_of_improvement([x], [y])
+    # 5 % is what a 95 % interval allows; the standard error of the share is then 1 %.
+    assert np.mean((low > 0.5) | (high < 0.5)) < 0.05
+
+
 @pytest.mark.parametrize("seeds", [5, 10, 20])
 @pytest.mark.parametrize("distribution", [normal, often_failing])
 def test_expanded_interval_of_the_iqm_holds_it_in_95_percent_of_studies(quick, seeds, distribution):
@@ -288,7 +312,7 @@ def test_plain_percentiles_of_five_seeds_hold_the_mean_far_less_often(quick):
 @pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
 def test_interval_of_the_probability_of_improvement_holds_it(quick, shift):
     values = normal((15, REPETITIONS))
-    estimate = statistics.probability_of_improvement(values[:10] + shift, values[10:])
+    estimate = statistics.probability_of_improvement([values[:10] + shift], [values[10:]])
     truth = scipy.stats.norm.cdf(shift / 2**0.5)
     assert coverage(estimate, truth) > 0.92
 
