@@ -34,9 +34,10 @@ _VARIANTS = ("use_algo", "model.objective", "rollout.filter")
 
 
 class Entry(NamedTuple):
-    """One run on the page."""
+    """One experiment on the page: a run, or runs of the same settings in one folder."""
 
-    run: Run
+    folder: Path  # of the run, or of the runs
+    runs: list[Run]
     curves: Curves
     row: str  # algorithm, and variant if it is one
     changed: dict[str, Any]  # settings that are not those of the preset, by dotted name
@@ -44,7 +45,12 @@ class Entry(NamedTuple):
     @property
     def place(self) -> tuple[str, str]:
         """Row and column of the matrix."""
-        return self.row, self.run.config["env"]
+        return self.row, self.env
+
+    @property
+    def env(self) -> str:
+        """The environment."""
+        return self.runs[0].config["env"]
 
 
 def write(paths: Sequence[Path], file: Path) -> None:
@@ -71,7 +77,10 @@ def page(paths: Sequence[Path], file: Path) -> str:
     """
     root = file.parent
     found, notes = runs.load(paths)
-    entries = [entry for run in found for entry in _entries(run)]
+    together: dict[Path, list[Run]] = {}
+    for run in found:
+        together.setdefault(run.folder.parent, []).append(run)
+    entries = [entry for siblings in together.values() for entry in _entries(siblings)]
     command = shlex.join(map(str, ["python", "report.py", *paths, "--leaderboard", file]))
     sections = [
         "# Results",
@@ -79,9 +88,10 @@ def page(paths: Sequence[Path], file: Path) -> str:
         f"compare with are in [published.csv]({os.path.relpath(published.FILE, root)}).",
         _matrix(entries, root),
         "## Runs",
-        "Each folder is a run as `train.py` left it, without checkpoints and TensorBoard files; "
-        "its report has the command. Changed settings are those that differ from the preset of "
-        "the algorithm on that environment, apart from seeds, steps and evaluation.",
+        "Each folder is a run as `train.py` left it, or runs that differ only in their seeds, "
+        "without checkpoints and TensorBoard files; reports have the commands. Changed settings "
+        "are those that differ from the preset of the algorithm on that environment, apart from "
+        "seeds, steps and evaluation.",
         _runs(entries, root),
         _studies(paths, root),
         "## Notes\n\n" + "\n".join(f"- {note}" for note in notes) if notes else "",
@@ -89,10 +99,18 @@ def page(paths: Sequence[Path], file: Path) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _entries(run: Run) -> list[Entry]:
-    row, changed = _changes(run.config)
-    groups, _ = grouping.group([run])
-    return [Entry(run, curves, row, changed) for group in groups for curves in common(group)[0]]
+def _entries(siblings: list[Run]) -> list[Entry]:
+    """Returns the experiments among the runs of one folder; seeds trained apart are one."""
+    entries = []
+    for group in grouping.group(siblings)[0]:
+        found = {member.run.folder: member.run for member in group.members}
+        alone = len(found) == 1
+        folder = next(iter(found)) if alone else siblings[0].folder.parent
+        row, changed = _changes(group.members[0].run.config)
+        entries += [
+            Entry(folder, list(found.values()), curves, row, changed) for curves in common(group)[0]
+        ]
+    return entries
 
 
 def _changes(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -132,7 +150,7 @@ def _matrix(entries: list[Entry], root: Path) -> str:
         {*RECIPES, *(entry.row for entry in entries)},
         key=lambda row: (order.get(row.split(",")[0], len(order)), row),
     )
-    envs = list(dict.fromkeys([*ENVIRONMENTS, *sorted(e.run.config["env"] for e in entries)]))
+    envs = list(dict.fromkeys([*ENVIRONMENTS, *sorted(e.env for e in entries)]))
     footnotes: list[str] = []
     table = [
         [
@@ -158,13 +176,15 @@ def _cell(candidates: list[Entry], root: Path, footnotes: list[str]) -> str:
     """Returns the outcome of the run closest to the preset; adds a footnote if it is not there."""
     if not candidates:
         return UNKNOWN
-    best = min(candidates, key=lambda e: (len(e.changed), -len(e.curves.returns), -e.run.step))
-    link = f"[{_outcome(best.curves)}]({_target(best.run.folder, root)})"
+    best = min(
+        candidates, key=lambda e: (len(e.changed), -len(e.curves.returns), -e.curves.steps[-1])
+    )
+    link = f"[{_outcome(best.curves)}]({_target(best.folder, root)})"
     if not best.changed:
         return link
     index = len(footnotes) + 1
     footnotes.append(
-        f"{index}. {os.path.relpath(best.run.folder, root)} changes "
+        f"{index}. {os.path.relpath(best.folder, root)} changes "
         f"{counted(len(best.changed), 'setting')} of the preset, listed below."
     )
     return f"{link} <sup>{index}</sup>"
@@ -173,17 +193,17 @@ def _cell(candidates: list[Entry], root: Path, footnotes: list[str]) -> str:
 def _runs(entries: list[Entry], root: Path) -> str:
     header = ["folder", "what", "final return", "best evaluation", "time", "hardware", "changed"]
     rows = []
-    for entry in sorted(entries, key=lambda e: str(e.run.folder)):
-        clock = max(frame[CLOCK].max() for frame in entry.run.seeds.values())
+    for entry in sorted(entries, key=lambda e: str(e.folder)):
+        clock = sum(max(f[CLOCK].max() for f in run.seeds.values()) for run in entry.runs)
         changed = [f"`{name}={_shown(value)}`" for name, value in entry.changed.items()]
         rows.append(
             [
-                f"[{os.path.relpath(entry.run.folder, root)}]({_target(entry.run.folder, root)})",
-                f"{entry.row} on {entry.run.config['env']}",
+                f"[{os.path.relpath(entry.folder, root)}]({_target(entry.folder, root)})",
+                f"{entry.row} on {entry.env}",
                 _outcome(entry.curves),
                 number(entry.curves.returns.max()),
                 time_taken(clock),
-                hardware(entry.run.environment.get("hardware") or {}),
+                hardware(entry.runs[0].environment.get("hardware") or {}),
                 ", ".join(changed) or "nothing",
             ]
         )

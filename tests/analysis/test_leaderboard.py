@@ -145,3 +145,15 @@ def test_the_page_in_the_repository_is_up_to_date(monkeypatch):
     assert file.read_text() == expected, (
         "run `python report.py results --leaderboard results/README.md`"
     )
+
+
+def test_seeds_that_were_trained_apart_are_one_experiment(make_run, tmp_path):
+    for seed, final in enumerate((1.0, 2.0, 3.0)):
+        make_run(f"results/sweep/a/seed_{seed}", {seed: [final]}, minutes=1.0, **HOPPER)
+    make_run("results/alone", {0: [9.0], 1: [9.0]}, **HOPPER | {"updates_per_step": 1})
+    text = page(tmp_path)
+    # t(0.975, 2) = 4.3027, standard deviation 1: 4.3027 / sqrt(3) = 2.484
+    assert matrix(text)["mbpo"]["Hopper-v5"] == "[2 ± 2.48 (3 seeds, 1,000 steps)](sweep/a)"
+    lines = [line for line in text.splitlines() if line.startswith("| [sweep")]
+    assert len(lines) == 1
+    assert "| 0:03:00 |" in lines[0]
