@@ -10,44 +10,47 @@ folder diagnosis in the run folder; docs/diagnosis.md explains every number.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError
 from experiment import command_line
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Diagnoses, writes the files and prints the finding."""
-    for name in ("episodes", "horizon"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} has to be at least 1, got {getattr(arguments, name)}.")
+def main(argv: Sequence[str]) -> None:
+    """Does what the command line `argv`, without the program's name, asks for."""
+    options = _parser().parse_args(argv)
+    for name, value in {"episodes": options.episodes, "horizon": options.horizon}.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} has to be at least 1, got {value}.")
 
     # JAX is imported from here on, so that a misspelt flag is reported without waiting for it.
-    from analysis import diagnosis_report
+    from analysis import diagnosis_report, diagnosis_text
     from experiment import diagnosis, restore, runtime
 
     runtime.configure(num_seeds=1)  # seeds are looked at one after the other
-    restored = restore.restore(arguments.workdir)
-    frame = diagnosis.diagnose(restored, arguments.episodes, arguments.horizon)
-    folder = arguments.out or arguments.workdir / "diagnosis"
-    print(diagnosis_report.write(frame, folder))
-    print(f"\nWritten to {folder / 'diagnosis.md'}")
+    restored = restore.restore(options.workdir)
+    frame = diagnosis.diagnose(restored, options.episodes, options.horizon)
+    print(diagnosis_text.paragraph(frame))
+    path = diagnosis_report.write(frame, options.out or options.workdir / "diagnosis")
+    print(f"\nWritten to {path}")
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Reads the command line."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", type=Path, required=True, help="run folder")
     parser.add_argument("--episodes", type=int, default=10, help="per seed (default: 10)")
     parser.add_argument(
-        "--horizon", type=int, default=20, help="steps predicted open loop (default: 20)"
+        "--horizon",
+        type=int,
+        help="steps predicted open loop (default: 20, or the longest episode if it is shorter)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: WORKDIR/diagnosis")
-    return parser.parse_args(argv)
+    return parser
 
 
 if __name__ == "__main__":
     with command_line.user_errors():
-        main(parse(sys.argv[1:]))
+        main(sys.argv[1:])

@@ -4,6 +4,6 @@
 class UserError(Exception):
     """A problem in what the user gave: configuration, environment, run folder, disk.
 
-    The message says what was given, what is allowed and what to type. `train.py` prints it and
-    exits with status 2.
+    The message says what was given, what is allowed and what to type. The programs print it and
+    exit with status 2.
     """

@@ -20,6 +20,7 @@ from analysis.diagnosis_table import (
     select,
     termination_counts,
 )
+from analysis.wording import counted, number
 
 MODEL, YARDSTICK, SPREAD, REAL = "C0", "0.45", "C1", "k"
 LARGEST_OVERSHOOT = 20.0  # times the real returns: beyond it, the axis of returns is compressed
@@ -78,11 +79,11 @@ def _draw_dimensions(axes: Axes, frame: pd.DataFrame) -> None:
     if len(steps):
         last = steps[-1]
         for where, label, color, marker in (
-            (last, f"error, {_steps(last)}", MODEL, "o"),
-            (steps[0], f"error, {_steps(steps[0])}", "C9", "o"),
+            (last, f"error, {counted(last, 'step')}", MODEL, "o"),
+            (steps[0], f"error, {counted(steps[0], 'step')}", "C9", "o"),
         ):
             _dots(axes, frame, "open_loop/error", where, names, label, color, marker)
-        label = f"spread, {_steps(last)}"
+        label = f"spread, {counted(last, 'step')}"
         _dots(axes, frame, "open_loop/spread", last, names, label, SPREAD, "_")
     axes.axhline(1.0, color=YARDSTICK, linestyle=":")
     axes.set_yscale("log")
@@ -129,7 +130,7 @@ def _draw_likelihood(axes: Axes, frame: pd.DataFrame) -> None:
         axes.bar(x, mean, width=0.6, color=color, alpha=0.75)
         if len(values) > 1:
             axes.plot(np.full(len(values), x), values, "o", color="k", markersize=3)
-        names[x] += f"\n{mean:.2f}"
+        names[x] += f"\n{number(mean)}"
     axes.axhline(0.0, color="k", linewidth=0.8)
     axes.set_xticks(range(len(bars)), names)
     axes.set_title("Negative log-likelihood, one step\ngood: far below the constant Gaussian")
@@ -142,7 +143,7 @@ def _draw_calibration(axes: Axes, frame: pd.DataFrame) -> None:
     twice = 2 * ndtr(ndtri(0.5 + levels / 2) / 2) - 1
     axes.plot(levels, twice, color=YARDSTICK, linestyle=":", label="over-confident by 2")
     factor = only(frame, "calibration/overconfidence")
-    label = f"model (RMS error / std: {factor.mean():.2g})" if len(factor) else "model"
+    label = f"model (RMS error / std: {number(factor.mean())})" if len(factor) else "model"
     _lines(axes, select(frame, "calibration/coverage"), label, MODEL)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -156,7 +157,7 @@ def _draw_disagreement(axes: Axes, frame: pd.DataFrame) -> None:
         correlation = select(frame, f"disagreement/{kind}_spearman")
         if correlation.empty:
             continue
-        steps = _steps(correlation.index.max())
+        steps = counted(correlation.index.max(), "step")
         label = f"{steps}, rank correlation {np.nanmean(correlation.to_numpy()):.2f}"
         table = select(frame, f"disagreement/{kind}_error")
         _lines(axes, table, label, color, marker="o", markersize=4)
@@ -187,8 +188,8 @@ def _draw_terminations(axes: Axes, frame: pd.DataFrame) -> None:
     places = []
     for x, kind in enumerate(("one_step", "open_loop")):
         steps, hits, false_alarms, missed = termination_counts(frame, kind)
-        when = "next step" if kind == "one_step" else f"within {_steps(steps)}"
-        places.append(f"{when}\n{hits + missed:.0f} real, {hits + false_alarms:.0f} predicted")
+        when = "next step" if kind == "one_step" else f"within {counted(steps, 'step')}"
+        places.append(f"{when}\n{hits + missed:,.0f} real, {hits + false_alarms:,.0f} predicted")
         for shift, name, color, without in (
             (-0.2, "precision", "C2", "none\npredicted"),
             (0.2, "recall", "C4", "none\nreal"),
@@ -226,10 +227,6 @@ def _draw_returns(axes: Axes, frame: pd.DataFrame) -> None:
 
 def _say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, fontsize=11)
-
-
-def _steps(count: float) -> str:
-    return "1 step" if count == 1 else f"{count:.0f} steps"
 
 
 PANELS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {

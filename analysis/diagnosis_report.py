@@ -9,6 +9,7 @@ from analysis.diagnosis_table import REWARD, dimensions, has_model, only, select
 from analysis.diagnosis_text import paragraph
 from analysis.rendering import markdown_table, save_figure
 from analysis.value_error import LARGEST_TAIL
+from analysis.wording import counted, number
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
 
 NAME = "diagnosis"
@@ -58,7 +59,7 @@ policy from the same first states; bands are 95 % Student-t intervals over episo
 """
 
 
-def write(frame: pd.DataFrame, folder: Path) -> str:
+def write(frame: pd.DataFrame, folder: Path) -> Path:
     """Writes `diagnosis.csv`, `.png` and `.md`; the two latter follow from the first.
 
     Args:
@@ -66,7 +67,7 @@ def write(frame: pd.DataFrame, folder: Path) -> str:
       folder: created if need be.
 
     Returns:
-      The finding, one paragraph.
+      The path of `diagnosis.md`.
 
     Raises:
       UserError: the disk is full or not writable.
@@ -76,7 +77,7 @@ def write(frame: pd.DataFrame, folder: Path) -> str:
         write_text_atomically(folder / f"{NAME}.csv", frame.to_csv(index=False))
         write_text_atomically(folder / f"{NAME}.md", report(frame))
     save_figure(diagnosis_figure.draw(frame), folder, f"{NAME}.png", "The diagnosis")
-    return paragraph(frame)
+    return folder / f"{NAME}.md"
 
 
 def report(frame: pd.DataFrame) -> str:
@@ -99,11 +100,12 @@ def _data(frame: pd.DataFrame) -> str:
     steps = only(frame, "data/transitions").sum()
     positions = only(frame, "value/positions").sum()
     text = (
-        f"Measured on {episodes:.0f} new episodes per seed, {steps:,.0f} steps in all, played with "
-        "the policy as it explores while training; nothing was trained or selected on them. The "
-        f"value was estimated at {positions:,.0f} positions: where a time limit cut the episode, "
-        f"only those count at which the discount until then is at most {LARGEST_TAIL}, "
-        "and the critic's own value stands for what is missing."
+        f"Measured on {counted(episodes, 'new episode')} per seed, {counted(steps, 'step')} in "
+        "all, played with the policy as it explores while training; nothing was trained or "
+        "selected on them. The value was estimated at "
+        f"{counted(positions, 'position')}: where a time limit cut the episode, only those count "
+        f"at which the discount until then is at most {LARGEST_TAIL}, and the critic's own value "
+        "stands for what is missing."
     )
     if constant := dimensions(frame, "data/constant_target"):
         names = ", ".join(n if n == REWARD else f"dimension {n}" for n in constant)
@@ -119,5 +121,5 @@ def _rows(frame: pd.DataFrame) -> list[list[str]]:
         for where in dict.fromkeys([*first, *table.index[-1:]]):
             values = table.loc[where].dropna()
             numbers = (values.mean(), values.min(), values.max())
-            rows.append([words, f"{where:.0f}", *(f"{number:.3g}" for number in numbers)])
+            rows.append([words, f"{where:,.0f}", *map(number, numbers)])
     return rows

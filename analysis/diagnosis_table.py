@@ -160,9 +160,8 @@ def open_loop_rows(
         rows += [(f"open_loop/{name}", *row) for row in _curve(steps, pooled)]
         for d, column in enumerate(values.T):
             rows += [(f"open_loop/{name}", *row) for row in _curve(steps, column, str(d))]
-    counted = np.flatnonzero(drift.segments >= prediction_error.FEWEST_ROWS)
-    if len(counted):
-        last = counted[-1]
+    last = np.count_nonzero(drift.segments >= prediction_error.FEWEST_ROWS) - 1
+    if last > 0:  # `one_step_rows` has the first step, from more rows
         kept = valid[:, last]
         rows += _disagreement_rows(
             "open_loop",

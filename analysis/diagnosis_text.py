@@ -1,5 +1,7 @@
 """A diagnosis in words, from its table alone. The limits below are our choice."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -11,11 +13,12 @@ from analysis.diagnosis_table import (
     select,
     termination_counts,
 )
+from analysis.wording import counted, number
 
 CALIBRATED_WITHIN = 1.1  # factor between errors and predicted standard deviations
 NOMINAL = 0.9  # interval that is quoted
 STRONG, WEAK = 0.5, 0.2  # rank correlations that tell errors apart well, and at all
-NEGLIGIBLE_BIAS = 0.05  # of the mean return
+NEGLIGIBLE_BIAS = 0.05  # of the mean return, or of its standard deviation where that is larger
 HELPFUL = 0.95  # of the critic's RMSE: what model steps have to get below to be said to help
 
 
@@ -46,7 +49,7 @@ def _drift(frame: pd.DataFrame) -> str:
     mean, guess = error.mean(axis=1), no_change.mean(axis=1)
     useful = useful_steps(mean.to_numpy(), guess.to_numpy())
     single = pd.Series([useful_steps(error[k].to_numpy(), no_change[k].to_numpy()) for k in error])
-    good = f"good for {_plural(useful)}"
+    good = f"good for {counted(useful, 'step')}"
     ending = ""
     if useful == steps:
         good = "good for every step tested"
@@ -55,13 +58,13 @@ def _drift(frame: pd.DataFrame) -> str:
         ending = f", worse than {rival} from step {useful + 1} on"
         good = good if useful else "not good for a single step"
     spread = select(frame, "open_loop/spread").dropna().mean(axis=1) / mean
-    growth = f"{mean.iloc[0]:.2g} standard deviations of the real observations after 1 step"
+    growth = f"{number(mean.iloc[0])} standard deviations of the real observations after 1 step"
     beside = f"The elites' spread is {spread.iloc[0]:.0%} of that error after 1 step"
     if steps > 1:
-        growth += f" and {mean.iloc[-1]:.2g} after {steps}"
+        growth += f" and {number(mean.iloc[-1])} after {steps}"
         beside += f" and {spread.iloc[-1]:.0%} after {steps}"
     return (
-        f"**The model is {good}**{_seeds(single, 'd')}: when real actions are replayed, the error "
+        f"**The model is {good}**{_seeds(single)}: when real actions are replayed, the error "
         f"of an elite is {growth}{ending}. {beside}."
     )
 
@@ -75,19 +78,19 @@ def _calibration(frame: pd.DataFrame) -> str:
     share = float(np.interp(NOMINAL, coverage.index, coverage))
     outliers = ""
     if factor > CALIBRATED_WITHIN:
-        judged = f"over-confident by a factor of {factor:.2g}"
+        judged = f"over-confident by a factor of {number(factor)}"
         outliers = ": a few very large errors cause it" if share > NOMINAL else ""
     elif factor < 1 / CALIBRATED_WITHIN:
-        judged = f"under-confident by a factor of {1 / factor:.2g}"
+        judged = f"under-confident by a factor of {number(1 / factor)}"
     else:
         judged = "calibrated"
     if factors.min() < 1 / CALIBRATED_WITHIN and factors.max() > CALIBRATED_WITHIN:
         judged += " on average, but not in every seed"
     gain = only(frame, "nll/constant").mean() - only(frame, "nll/mixture").mean()
     return (
-        f"One step ahead it is **{judged}**: RMS errors are {factor:.2g} predicted standard "
-        f"deviations{_seeds(factors, '.2g')}, and {share:.0%} of the targets lie in {NOMINAL:.0%} "
-        f"intervals{outliers}. Targets are {abs(gain):.2g} nats per dimension "
+        f"One step ahead it is **{judged}**: RMS errors are {number(factor)} predicted standard "
+        f"deviations{_seeds(factors)}, and {share:.0%} of the targets lie in {NOMINAL:.0%} "
+        f"intervals{outliers}. Targets are {number(abs(gain))} nats per dimension "
         f"{'more' if gain > 0 else '**less**'} likely under the elites' mixture than under a "
         "constant Gaussian."
     )
@@ -97,7 +100,9 @@ def _disagreement(frame: pd.DataFrame) -> str:
     tables = [select(frame, f"disagreement/{kind}_spearman") for kind in ("one_step", "open_loop")]
     found = {t.index[-1]: float(np.nanmean(t.to_numpy())) for t in tables if len(t)}
     if not found:
-        return "Disagreement cannot be compared with the error: one of them never changes."
+        few = select(frame, "disagreement/one_step_error").empty
+        reason = "too few steps were played" if few else "one of them never changes"
+        return f"Disagreement cannot be compared with the error: {reason}."
     lowest = min(found.values())
     if lowest >= STRONG:
         verdict = "can be trusted to rank predictions by their error"
@@ -105,7 +110,7 @@ def _disagreement(frame: pd.DataFrame) -> str:
         verdict = "is a weak sign of error"
     else:
         verdict = "cannot be trusted to tell where the model is wrong"
-    numbers = " and ".join(f"{rho:.2f} after {_plural(int(k))}" for k, rho in found.items())
+    numbers = " and ".join(f"{rho:.2f} after {counted(k, 'step')}" for k, rho in found.items())
     return f"Disagreement among the elites {verdict} (rank correlation {numbers})."
 
 
@@ -113,13 +118,13 @@ def _terminations(frame: pd.DataFrame) -> str:
     parts = []
     for kind in ("one_step", "open_loop"):
         steps, hits, false_alarms, missed = termination_counts(frame, kind)
-        when = "one step ahead" if kind == "one_step" else f"within {_plural(steps)}"
-        foreseen = f"{hits:.3g} of the {hits + missed:.0f} terminations"
+        when = "one step ahead" if kind == "one_step" else f"within {counted(steps, 'step')}"
+        foreseen = f"{number(hits)} of the {counted(round(hits + missed), 'termination')}"
         if hits + missed:
             alarms = "false alarm" if false_alarms == 1 else "false alarms"
-            parts.append(f"{when} {foreseen}, with {false_alarms:.3g} {alarms}")
+            parts.append(f"{when} {foreseen}, with {number(false_alarms)} {alarms}")
         elif false_alarms:
-            parts.append(f"{when} {false_alarms:.3g} terminations where none occurred")
+            parts.append(f"{when} {number(false_alarms)} terminations where none occurred")
     if not parts:
         return "No termination occurred, and none was predicted."
     return f"An elite predicts {'; '.join(parts)}."
@@ -127,30 +132,44 @@ def _terminations(frame: pd.DataFrame) -> str:
 
 def _value(frame: pd.DataFrame) -> str:
     rmse = select(frame, "value/rmse").mean(axis=1)
+    if rmse.empty and only(frame, "value/positions").sum():
+        return "The value estimate cannot be compared with returns: no model rollout stays finite."
     if rmse.empty:
         return (
             "The value estimate cannot be compared with returns: time limits cut the episodes "
             "before the discount has made the rest small."
         )
-    bias, mean = at(frame, "value/bias", 0), only(frame, "value/return_mean").mean()
-    share = bias.mean() / max(abs(mean), np.finfo(float).tiny)
-    verb = "overestimates" if bias.mean() > 0 else "underestimates"
-    judged = f"{verb} the discounted soft return by {abs(share):.0%}"
-    if abs(share) < NEGLIGIBLE_BIAS:
-        judged = "estimates the discounted soft return without notable bias"
-    spread = only(frame, "value/return_std").mean()
+    bias = at(frame, "value/bias", 0)
+    mean, spread = (only(frame, f"value/return_{n}").mean() for n in ("mean", "std"))
     text = (
-        f"The critic **{judged}**: a bias of {bias.mean():+.3g}{_seeds(bias, '+.3g')} where "
-        f"returns average {mean:.3g}, and an RMSE of {rmse.loc[0]:.3g}, a constant guess having "
-        f"{spread:.3g}."
+        f"The critic **{_judged_bias(bias.mean(), mean, spread)}**: a bias of "
+        f"{_signed(bias.mean())}{_seeds(bias, _signed)} where returns average {number(mean)}, and "
+        f"an RMSE of {number(rmse.loc[0])}, a constant guess having {number(spread)}."
     )
     if len(rmse) == 1:
         return text
     best, last = int(rmse.idxmin()), int(rmse.index[-1])
     if rmse.loc[best] < HELPFUL * rmse.loc[0]:
-        before = f"Putting {_plural(best)} of the model before it"
-        return f"{text} {before} lowers the RMSE to {rmse.loc[best]:.3g}."
-    return f"{text} Steps of the model before it do not help: {rmse.loc[last]:.3g} after {last}."
+        before = f"Putting {counted(best, 'step')} of the model before it"
+        return f"{text} {before} lowers the RMSE to {number(rmse.loc[best])}."
+    return (
+        f"{text} Steps of the model before it do not help: {number(rmse.loc[last])} after {last}."
+    )
+
+
+def _judged_bias(bias: float, mean: float, spread: float) -> str:
+    """Says how large the bias is beside the returns, which may average zero."""
+    if abs(bias) <= NEGLIGIBLE_BIAS * max(abs(mean), spread):
+        return "estimates the discounted soft return without notable bias"
+    if abs(mean) > spread:
+        size = f"{abs(bias / mean):.0%}"
+    elif spread > 0:
+        size = f"{abs(bias) / spread:.0%} of its standard deviation"
+    else:
+        size = number(abs(bias))
+    return (
+        f"{'overestimates' if bias > 0 else 'underestimates'} the discounted soft return by {size}"
+    )
 
 
 def _returns(frame: pd.DataFrame) -> str:
@@ -163,24 +182,27 @@ def _returns(frame: pd.DataFrame) -> str:
     last = gap.index[-1]
     model, real = (at(frame, f"return/{side}", last).mean() for side in ("model", "environment"))
     width = pooled_half_width(select(frame, "return/gap_half_width")).get(last, np.nan)
-    difference = f"{model - real:+.3g}" + (f" ± {width:.2g}" if np.isfinite(width) else "")
-    if abs(model - real) < width:
-        verdict = f"no difference these episodes can show ({difference})"
+    difference = _signed(model - real)
+    if np.isnan(width):
+        verdict = f"a difference of {difference}, from too few episodes for an interval"
+    elif abs(model - real) <= width:
+        verdict = f"no difference these episodes can show ({difference} ± {number(width)})"
     else:
         relative = f", {abs(model - real) / abs(real):.0%}" if real else ""
-        verdict = f"**{'too much' if model > real else 'too little'}** ({difference}{relative})"
+        judged = "too much" if model > real else "too little"
+        verdict = f"**{judged}** ({difference} ± {number(width)}{relative})"
     return (
-        f"From the same starts and over {_plural(int(last))} the policy collects {model:.4g} in "
-        f"the model and {real:.4g} in the environment: {verdict}.{lost}"
+        f"From the same starts and over {counted(last, 'step')} the policy collects "
+        f"{number(model)} in the model and {number(real)} in the environment: {verdict}.{lost}"
     )
 
 
-def _seeds(values: pd.Series, form: str) -> str:
+def _seeds(values: pd.Series, show: Callable[[float], str] = number) -> str:
     """Returns the range over seeds in brackets, if there are several."""
     if len(values) < 2 or values.min() == values.max():
         return ""
-    return f" (seeds: {values.min():{form}} to {values.max():{form}})"
+    return f" (seeds: {show(values.min())} to {show(values.max())})"
 
 
-def _plural(steps: int) -> str:
-    return "1 step" if steps == 1 else f"{steps} steps"
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "") + number(value)

@@ -1,5 +1,6 @@
 """A run's model and values against fresh episodes of the real environment."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,9 +10,11 @@ import pandas as pd
 
 from analysis import diagnosis_table, prediction_error, value_error
 from analysis.diagnosis_table import Row
+from analysis.prediction_error import FEWEST_ROWS
 from errors import UserError
 from experiment.actors import DIAGNOSIS
 from experiment.episodes import Episodes, cut, join, monte_carlo
+from experiment.files import readable_bytes
 from experiment.restore import Restored, seed_slice
 from experiment.trajectories import collect
 from models import diagnostics
@@ -21,37 +24,35 @@ SEGMENTS = 1000  # start positions of open-loop predictions and of value estimat
 TRANSITIONS = 20_000  # of one-step predictions
 LARGEST_ARRAY = 200 << 20  # bytes of one array of predictions; large observations get fewer rows
 VALUE_SAMPLES = 5  # actions a state, where there are no elites to roll out
+HORIZON = 20  # steps predicted open loop unless asked for more or less
 
 
-def diagnose(restored: Restored, episodes: int, horizon: int) -> pd.DataFrame:
+def diagnose(restored: Restored, episodes: int, horizon: int | None) -> pd.DataFrame:
     """Plays new episodes with the policy as it explores and compares the run with them.
 
     Args:
       restored: with the state of the checkpoint "latest".
       episodes: per seed.
-      horizon: steps of the open-loop predictions.
+      horizon: steps of the open-loop predictions; None: `HORIZON`, or the steps of the longest
+        episode if they are fewer.
 
     Returns:
       The table that `docs/diagnosis.md` describes.
+
+    Raises:
+      UserError: the algorithm does not show what is needed, or no episode is as long as `horizon`.
     """
-    agents = [seed_slice(restored.state, k) for k in range(len(restored.seeds))]
+    programs = _compile(restored)
     keys = [
         jax.random.split(jax.random.fold_in(jax.random.key(seed), DIAGNOSIS))
         for seed in restored.seeds
     ]
-    programs = _compile(restored)
-    played = collect(
-        restored.config.env,
-        restored.seeds,
-        episodes,
-        _exploration(programs, agents, [own[0] for own in keys]),
-        stream=DIAGNOSIS,
-        position=restored.env_step,
-    )
+    # A state holds the replay, so only one seed's is copied out of the checkpoint at a time.
+    played = [_play(restored, programs, k, episodes, key[0]) for k, key in enumerate(keys)]
     sizes = _sizes(restored, played, horizon)
     rows = {
-        seed: _measure(restored, programs, sizes, agent, own, key[1], seed)
-        for seed, agent, own, key in zip(restored.seeds, agents, played, keys)
+        seed: _measure(restored, programs, sizes, k, played[k], keys[k][1])
+        for k, seed in enumerate(restored.seeds)
     }
     config = restored.config
     return diagnosis_table.tidy(
@@ -132,53 +133,54 @@ class _Sizes(NamedTuple):
     longest: int  # steps of an episode
 
 
-def _sizes(restored: Restored, played: list[Episodes], horizon: int) -> _Sizes:
+def _sizes(restored: Restored, played: list[Episodes], horizon: int | None) -> _Sizes:
     lengths = [[len(episode.reward) for episode in own] for own in played]
-    positions = max(map(sum, lengths))
-    samples = VALUE_SAMPLES
-    if restored.agent.internals.model is None:
-        horizon = 0
-    else:
+    positions, longest = max(map(sum, lengths)), max(map(max, lengths))
+    samples, depth = VALUE_SAMPLES, 0
+    if restored.agent.internals.model is not None:
         samples = restored.config.model.num_elites
+        depth = min(HORIZON, longest) if horizon is None else horizon
     row = 4 * samples * (restored.spec.observation_size + 1)
+    # Longer predictions would be compared with nothing, or with too few to say anything.
+    most = min(longest, LARGEST_ARRAY // (row * FEWEST_ROWS) - 1)
+    if depth > most:
+        reason = f"{FEWEST_ROWS} such predictions take over {readable_bytes(LARGEST_ARRAY)}"
+        if most == longest:
+            reason = f"no episode took more than {longest} steps"
+        raise UserError(f"--horizon {depth} is too long: {reason}. Pass --horizon {most} or less.")
     return _Sizes(
         positions,
         min(positions, TRANSITIONS, LARGEST_ARRAY // row),
-        min(positions, SEGMENTS, LARGEST_ARRAY // (row * (horizon + 1))),
-        horizon,
-        max(map(max, lengths)),
+        min(positions, SEGMENTS, LARGEST_ARRAY // (row * (depth + 1))),
+        depth,
+        longest,
     )
 
 
-def _exploration(
-    programs: _Programs, agents: list[Any], keys: list[Any]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the policy of every seed, sampled anew at every call."""
-    calls = 0
+def _play(restored: Restored, programs: _Programs, k: int, episodes: int, key: Any) -> Episodes:
+    """Plays with the policy of the k-th seed, sampled anew at every step; consumes `key`."""
+    state = seed_slice(restored.state, k)
+    keys = (jax.random.fold_in(key, step) for step in itertools.count(1))
 
     def act(observations: np.ndarray) -> np.ndarray:
-        nonlocal calls
-        calls += 1
-        actions = [
-            programs.sample(agent, own, jax.random.fold_in(key, calls))[0]
-            for agent, own, key in zip(agents, observations, keys)
-        ]
-        return np.stack(actions)
+        action, _ = programs.sample(state, observations[0], next(keys))
+        return np.asarray(action)[None]
 
-    return act
+    env, seed = restored.config.env, restored.seeds[k]
+    return collect(env, [seed], episodes, act, stream=DIAGNOSIS, position=restored.env_step)[0]
 
 
 def _measure(
     restored: Restored,
     programs: _Programs,
     sizes: _Sizes,
-    state: Any,
+    k: int,
     episodes: Episodes,
     key: Any,
-    seed: int,
 ) -> list[Row]:
-    """Returns everything measured on one seed; consumes `key`."""
-    rng = np.random.default_rng(seed)
+    """Returns everything measured on the k-th seed; consumes `key`."""
+    state = seed_slice(restored.state, k)
+    rng = np.random.default_rng(restored.seeds[k])
     value_key, return_key = jax.random.split(key)
     rows = diagnosis_table.data_rows([len(episode.reward) for episode in episodes])
     discount = restored.config.discount

@@ -1,6 +1,6 @@
 """Greedy returns of a policy on environments of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +14,8 @@ DEFAULT_FRAMES_PER_SECOND = 30.0  # of an environment that does not say; Gymnasi
 Act = Callable[[np.ndarray], np.ndarray]
 """Observations [S, N, O] of S seeds and N episodes each to actions [S, N, A]."""
 
-OnStep = Callable[[int, int, Transition], None]
-"""Called with the indices of seed and episode and the transition, after every step."""
+Step = list[tuple[int, int, Transition]]
+"""Indices of seed and episode and the transition, of every episode that was still going on."""
 
 
 class Evaluation(NamedTuple):
@@ -50,13 +50,22 @@ class Evaluator:
         self._stream = stream
         self._envs = [[envs.make(env_id, render_mode) for _ in range(episodes)] for _ in seeds]
 
-    def run(self, act: Act, position: int, on_step: OnStep | None = None) -> Evaluation:
-        """Plays one episode in every environment.
+    def run(self, act: Act, position: int) -> Evaluation:
+        """Plays one episode in every environment; arguments as for `play`."""
+        shape = len(self._envs), len(self._envs[0])
+        returns, lengths = np.zeros(shape), np.zeros(shape, int)
+        for step in self.play(act, position):
+            for k, n, transition in step:
+                returns[k, n] += transition.reward
+                lengths[k, n] += 1
+        return Evaluation(returns, lengths)
+
+    def play(self, act: Act, position: int) -> Iterator[Step]:
+        """Plays one episode in every environment; yields after each step of those still going on.
 
         Args:
           act: the policy.
           position: where the run is, in environment steps; it sets the episodes' reset seeds.
-          on_step: told about every step.
         """
         observations = np.stack(
             [
@@ -68,20 +77,17 @@ class Evaluator:
             ]
         )
         running = np.ones(observations.shape[:2], bool)
-        returns, lengths = np.zeros(running.shape), np.zeros(running.shape, int)
         while running.any():
             actions = np.asarray(act(observations))
+            step = []
             for k, n in np.argwhere(running).tolist():
-                result = self._envs[k][n].step(actions[k, n])
-                next_observation, reward, terminated, truncated, _ = result
-                if on_step is not None:
-                    step = observations[k, n].copy(), actions[k, n], reward, next_observation
-                    on_step(k, n, Transition(*step, terminated, truncated))
-                observations[k, n] = next_observation
-                returns[k, n] += reward
-                lengths[k, n] += 1
+                before, action = observations[k, n].copy(), actions[k, n]
+                after, reward, terminated, truncated, _ = self._envs[k][n].step(action)
+                transition = Transition(before, action, reward, after, terminated, truncated)
+                step.append((k, n, transition))
+                observations[k, n] = after
                 running[k, n] = not (terminated or truncated)
-        return Evaluation(returns, lengths)
+            yield step
 
     def render(self, k: int, n: int) -> np.ndarray:
         """Returns the picture [H, W, 3] of episode `n` of seed `k`, as its render mode has it."""

@@ -1,12 +1,11 @@
 """The policy of a checkpoint on fresh episodes: returns, and whether their ends are predicted."""
 
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 
+from analysis.prediction_error import Confusion, confusion
 from analysis.rendering import markdown_table
 from analysis.statistics import FEWEST_FOR_INTERVAL, t_interval
 from envs.spec import EnvSpec
@@ -16,17 +15,6 @@ from experiment.restore import Restored
 from experiment.trajectories import collect
 from replay import Transition
 
-FOLDER = "evaluation"
-
-
-class TerminationCounts(NamedTuple):
-    """Steps on which the simulator, the termination function, or both ended the episode."""
-
-    steps: int
-    both: int
-    only_simulator: int
-    only_function: int
-
 
 def play(restored: Restored, episodes: int) -> list[list[Transition]]:
     """Plays greedy episodes that were used neither to train nor to choose a checkpoint.
@@ -34,12 +22,11 @@ def play(restored: Restored, episodes: int) -> list[list[Transition]]:
     Returns:
       By seed and episode, transitions [T, ...].
     """
-    act = jax.jit(jax.vmap(restored.agent.act))
     return collect(
         restored.config.env,
         restored.seeds,
         episodes,
-        lambda observations: act(restored.policy, observations),
+        restored.greedy(),
         stream=TEST,
         position=restored.env_step,
     )
@@ -61,23 +48,18 @@ def episode_table(seeds: list[int], episodes: list[list[Transition]]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def count_terminations(spec: EnvSpec, episodes: list[list[Transition]]) -> TerminationCounts:
-    """Compares the termination function, on real transitions, with the simulator."""
+def compare_terminations(spec: EnvSpec, episodes: list[list[Transition]]) -> Confusion:
+    """Counts the real steps that end according to the termination function and the simulator."""
     every = [episode for row in episodes for episode in row]
     real = np.concatenate([episode.terminated for episode in every]) > 0
     predicted = np.concatenate(
         [np.asarray(spec.termination(e.observation, e.action, e.next_observation)) for e in every]
     )
-    return TerminationCounts(
-        len(real),
-        int((real & predicted).sum()),
-        int((real & ~predicted).sum()),
-        int((predicted & ~real).sum()),
-    )
+    return confusion(predicted[None], real)
 
 
 def describe(
-    restored: Restored, checkpoint: str, table: pd.DataFrame, counts: TerminationCounts
+    restored: Restored, checkpoint: str, table: pd.DataFrame, terminations: Confusion
 ) -> str:
     """Returns the finding and the table of seeds, as Markdown."""
     rows = []
@@ -98,20 +80,19 @@ def describe(
             markdown_table(header, rows),
             f"Mean over {episodes} greedy episodes per seed with its 95 % Student-t interval over "
             "episodes; their resets were used neither in training nor to choose the checkpoint.",
-            _terminations_in_words(counts),
+            _terminations_in_words(terminations, table["length"].sum()),
         ]
     )
 
 
-def write(workdir: Path, checkpoint: str, table: pd.DataFrame, text: str) -> Path:
-    """Writes `evaluation/<checkpoint>.csv` and `.md` into a run folder; returns the latter.
+def write(folder: Path, checkpoint: str, table: pd.DataFrame, text: str) -> Path:
+    """Writes `<checkpoint>.csv` and `.md` into a folder, created if need be; returns the latter.
 
     Raises:
       UserError: the disk is full or not writable.
     """
-    folder = Path(workdir) / FOLDER
     with disk_problems_as_user_errors(folder, "The evaluation"):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_text_atomically(folder / f"{checkpoint}.csv", table.to_csv(index=False))
         write_text_atomically(folder / f"{checkpoint}.md", text + "\n")
     return folder / f"{checkpoint}.md"
@@ -140,13 +121,17 @@ def _returns_in_words(
     )
 
 
-def _terminations_in_words(counts: TerminationCounts) -> str:
-    ended = counts.both + counts.only_simulator
-    over = f"{counts.steps:,} steps, of which {ended:,} ended the episode"
-    if not counts.only_simulator and not counts.only_function:
-        return f"The termination function agrees with the simulator on all {over}."
-    return (
+def _terminations_in_words(found: Confusion, steps: int) -> str:
+    ended = found.true_positives + found.false_negatives
+    over = f"{steps:,} steps, of which {ended:,.0f} ended the episode"
+    judged = (
         f"The termination function **disagrees** with the simulator: of {over}, it misses "
-        f"{counts.only_simulator:,} and ends {counts.only_function:,} that go on. Model rollouts "
-        "end at the wrong steps; correct the function where the environment is registered."
+        f"{found.false_negatives:,.0f} and ends {found.false_positives:,.0f} that go on. Model "
+        "rollouts end at the wrong steps; correct the function where the environment is registered."
+    )
+    if not found.false_negatives and not found.false_positives:
+        judged = f"The termination function agrees with the simulator on all {over}."
+    return (
+        f"{judged} This is about the function on real states; how well a model's predictions "
+        "terminate is measured by `diagnose.py`."
     )

@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 
-from errors import UserError
-
 RENDERERS = ("egl", "osmesa")  # on a GPU or its emulation; in software
 
 _DRAW_A_SPHERE = """
@@ -20,13 +18,14 @@ with mujoco.Renderer(model, 64, 64) as renderer:
 """
 
 
-def choose() -> None:
+def choose() -> str | None:
     """Sets `MUJOCO_GL` to the first renderer that works without a display.
 
-    Has to be called before MuJoCo is imported. A renderer that the user has set is respected.
+    Has to be called before MuJoCo is imported. A renderer that the user has set is the only one
+    tried. If none works, MuJoCo cannot draw in this process; other environments still can.
 
-    Raises:
-      UserError: none works on this machine.
+    Returns:
+      Why MuJoCo cannot draw on this machine and what to install; None if it can.
     """
     chosen = os.environ.get("MUJOCO_GL")
     problems = []
@@ -37,9 +36,10 @@ def choose() -> None:
         )
         if trial.returncode == 0:
             os.environ["MUJOCO_GL"] = renderer
-            return
+            return None
         problems.append(f"  {renderer}: {(trial.stderr.strip().splitlines() or ['crashed'])[-1]}")
-    raise UserError(
+    os.environ["MUJOCO_GL"] = "disabled"  # otherwise its import fails, or it asks for a display
+    return (
         "This machine cannot render MuJoCo, so there is no video:\n"
         + "\n".join(problems)
         + "\nInstall one of the two (Debian, Ubuntu: apt install libegl1, or libosmesa6), set "

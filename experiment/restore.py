@@ -14,8 +14,7 @@ from envs.spec import EnvSpec
 from errors import UserError
 from experiment import configuration, run_folder, seeds
 from experiment.checkpoint import Checkpointer
-
-CHECKPOINTS = ("latest", "best")
+from experiment.evaluation import Act
 
 
 class Restored(NamedTuple):
@@ -28,6 +27,11 @@ class Restored(NamedTuple):
     env_step: int  # environment steps per seed before the checkpoint
     state: Any  # agent state with a leading axis S; None for the checkpoint "best"
     policy: Any  # what `agent.act` needs, with a leading axis S
+
+    def greedy(self) -> Act:
+        """Returns the greedy policy of all seeds, compiled."""
+        act = jax.jit(jax.vmap(self.agent.act))
+        return lambda observations: act(self.policy, observations)
 
 
 def restore(workdir: Path, checkpoint: str = "latest") -> Restored:
@@ -70,11 +74,10 @@ def stored_config(workdir: Path) -> ConfigDict:
     config = default.get_config()
     known = set(run_folder.flatten(config.to_dict()))
     if unknown := sorted(set(stored) - known):
-        git = description["environment"].get("git") or {}
-        commit = f" (commit {git['commit'][:7]})" if git.get("commit") else ""
+        writer = run_folder.another_version(description["environment"])
         raise UserError(
-            f"{workdir} was written by another version of the code{commit}: this one has no field "
-            f"config.{unknown[0]}. Check that version out to work with the run."
+            f"{workdir} was written by {writer}: this one has no field config.{unknown[0]}. "
+            "Check that version out to work with the run."
         )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     config.update_from_flattened_dict(values)

@@ -24,7 +24,9 @@ def collect(
     """
     steps: list[list[list[Transition]]] = [[[] for _ in range(episodes)] for _ in seeds]
     evaluator = Evaluator(env_id, seeds, episodes, stream=stream)
-    evaluator.run(act, position, lambda k, n, transition: steps[k][n].append(transition))
+    for step in evaluator.play(act, position):
+        for k, n, transition in step:
+            steps[k][n].append(transition)
     evaluator.close()
     return [[_stack(episode) for episode in row] for row in steps]
 

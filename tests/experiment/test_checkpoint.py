@@ -327,7 +327,7 @@ def test_file_size_limit_is_reported_like_a_full_disk(tmp_path):
 
 def test_unwritable_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"another --workdir.*There is no earlier one"):
+    with pytest.raises(UserError, match=r"choose another folder.*There is no earlier one"):
         Checkpointer(tmp_path / "file" / "checkpoints").save(1, {"x": jnp.arange(3)}, {})
 
 

@@ -9,7 +9,13 @@ from scipy.special import logsumexp
 
 import diagnose
 from agents.base import Agent, Internals
-from analysis import calibration, diagnosis_report, diagnosis_table
+from analysis import (
+    calibration,
+    diagnosis_figure,
+    diagnosis_report,
+    diagnosis_table,
+    diagnosis_text,
+)
 from envs import register, terminations
 from errors import UserError
 from experiment import diagnosis, loop
@@ -198,13 +204,60 @@ def test_an_agent_without_a_visible_policy_is_refused():
 
 
 def test_data_that_allow_no_statistics_still_give_a_report(tmp_path):
-    frame = diagnosis.diagnose(linear_run("Dot-v0"), episodes=1, horizon=2)
-    finding = diagnosis_report.write(frame, tmp_path)
+    frame = diagnosis.diagnose(linear_run("Dot-v0"), episodes=1, horizon=None)
+    finding = diagnosis_text.paragraph(frame)
+    diagnosis_report.write(frame, tmp_path)
     check_files(tmp_path, frame)
     assert finding.startswith("The episodes are too short and too few for open-loop errors.")
-    assert "Disagreement cannot be compared with the error" in finding
+    assert "compared with the error: too few steps were played." in finding
+    assert (
+        "in the environment: a difference of +0, from too few episodes for an interval." in finding
+    )
     assert one(frame, "value/positions") == 1
     assert one(frame, "return/gap", 1) == 0
+
+
+def test_the_horizon_is_at_most_the_longest_episode(linear):
+    with pytest.raises(
+        UserError,
+        match=r"--horizon 13 is too long: no episode took more than 12 steps\. .*--horizon 12 or",
+    ):
+        diagnosis.diagnose(linear_run(), EPISODES, LENGTH + 1)
+    longest = diagnosis.diagnose(linear_run(), EPISODES, None)
+    assert len(curve(longest, "open_loop/error")) == LENGTH < diagnosis.HORIZON
+    np.testing.assert_allclose(
+        curve(longest, "open_loop/error")[:HORIZON], curve(linear, "open_loop/error"), rtol=1e-5
+    )
+
+
+def test_the_horizon_is_one_of_which_enough_predictions_fit_into_memory(monkeypatch):
+    # Two elites, ten segments and three numbers of 4 bytes: 240 bytes for the start and each step.
+    monkeypatch.setattr(diagnosis, "LARGEST_ARRAY", 240 * 5)
+    with pytest.raises(
+        UserError, match=r"--horizon 5 is too long: 10 such .* MiB\. .*--horizon 4 or less"
+    ):
+        diagnosis.diagnose(linear_run(), EPISODES, 5)
+    frame = diagnosis.diagnose(linear_run(), EPISODES, 4)
+    assert curve(frame, "open_loop/segments").max() == 10
+
+
+def test_one_step_ahead_disagreement_is_said_once():
+    frame = diagnosis.diagnose(linear_run(), EPISODES, 1)
+    quantities = set(frame.quantity)
+    assert "disagreement/one_step_error" in quantities
+    assert "disagreement/open_loop_error" not in quantities
+    assert len(curve(frame, "open_loop/error")) == 1
+
+
+def test_seeds_are_diagnosed_as_if_each_were_alone():
+    run = linear_run()
+    both = run._replace(seeds=[3, 8], state={"seed": jnp.zeros(2)})
+    frame = diagnosis.diagnose(both, EPISODES, HORIZON)
+    assert set(frame.seed) == {3, 8}
+    alone = [
+        diagnosis.diagnose(run._replace(seeds=[seed]), EPISODES, HORIZON) for seed in both.seeds
+    ]
+    pd.testing.assert_frame_equal(frame, pd.concat(alone, ignore_index=True))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +269,7 @@ def mbpo_run(tmp_path_factory):
 
 def diagnosed(workdir, *arguments):
     """Runs the command; returns its table."""
-    diagnose.main(diagnose.parse(["--workdir", str(workdir), *map(str, arguments)]))
+    diagnose.main(["--workdir", str(workdir), *map(str, arguments)])
     return diagnosis_table.read(workdir / "diagnosis" / "diagnosis.csv")
 
 
@@ -229,7 +282,6 @@ def check_files(folder, frame):
     again = matplotlib.image.imread(folder / "again" / "diagnosis.png")
     np.testing.assert_array_equal(picture, again)
     assert (folder / "again" / "diagnosis.md").read_text() == text
-    assert picture.std() > 0.1
     return text
 
 
@@ -237,7 +289,11 @@ def check_files(folder, frame):
 def test_a_trained_run_is_diagnosed_by_one_command(mbpo_run, capsys):
     frame = diagnosed(mbpo_run, "--episodes", 4, "--horizon", 3)
     text = check_files(mbpo_run / "diagnosis", frame)
-    assert capsys.readouterr().out.startswith("**The model is")
+    finding, written = capsys.readouterr().out.strip().split("\n\n")
+    assert finding.startswith("**The model is")
+    assert finding in text
+    assert written == f"Written to {mbpo_run / 'diagnosis' / 'diagnosis.md'}"
+    assert [axes.has_data() for axes in diagnosis_figure.draw(frame).axes] == [True] * 8
     assert "mbpo on InvertedPendulum-v5 after 164 steps" in text
     assert frame.columns.tolist() == diagnosis_table.COLUMNS
     assert set(frame.seed) == {0, 1}
@@ -266,6 +322,13 @@ def test_a_model_free_run_has_its_critic_diagnosed_alone(tmp_path):
     assert "This algorithm has no dynamics model to diagnose. The critic **" in text
     assert set(frame.quantity.str.partition("/")[0]) == {"data", "value"}
     assert diagnosis_table.select(frame, "value/rmse").index.tolist() == [0.0]
+
+
+@pytest.mark.slow
+def test_the_finding_is_printed_even_if_it_cannot_be_written(mbpo_run, capsys):
+    with pytest.raises(UserError, match="The diagnosis could not be written to /proc/nowhere"):
+        diagnosed(mbpo_run, "--episodes", 2, "--out", "/proc/nowhere")
+    assert capsys.readouterr().out.startswith("**The model is")
 
 
 @pytest.mark.parametrize("flag", ["--episodes", "--horizon"])

@@ -74,6 +74,24 @@ def test_episodes_depend_on_seed_and_position_alone():
     assert lengths([1], 200) != [together[1]]
 
 
+def test_each_step_lists_the_transitions_of_the_episodes_still_going_on():
+    seeds, episodes = [4, 9], 3
+    lengths = [[drawn(seed, 300, n) for n in range(episodes)] for seed in seeds]
+    evaluator = Evaluator("Draw-v0", seeds, episodes)
+    steps = evaluator.play(lambda observations: observations[..., 1:] / 20, position=300)
+    time = 0
+    for time, step in enumerate(steps, start=1):
+        running = [(k, n) for k in range(2) for n in range(episodes) if lengths[k][n] >= time]
+        assert [(k, n) for k, n, _ in step] == running
+        for k, n, transition in step:
+            left = lengths[k][n] - time
+            np.testing.assert_array_equal(transition.observation, [lengths[k][n], left + 1])
+            np.testing.assert_array_equal(transition.next_observation, [lengths[k][n], left])
+            assert transition.reward == transition.action == np.float32((left + 1) / 20)
+            assert (transition.terminated or transition.truncated) == (left == 0)
+    assert time == max(map(max, lengths)) > min(map(min, lengths))
+
+
 @pytest.mark.parametrize("episodes", [1, 3])
 def test_shapes(episodes):
     evaluation = Evaluator("Draw-v0", [0, 1], episodes).run(

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+from analysis.prediction_error import Confusion
 from envs import register
 from experiment import final_evaluation
 from experiment.restore import Restored
@@ -34,8 +35,9 @@ def described(rows, checkpoint="latest"):
     agent = restored(list(range(3, 3 + len(rows))))
     episodes = [[episode(value) for value in row] for row in rows]
     table = final_evaluation.episode_table(agent.seeds, episodes)
-    counts = final_evaluation.count_terminations(tiny.spec(1, termination=second_step), episodes)
-    return final_evaluation.describe(agent, checkpoint, table, counts)
+    spec = tiny.spec(1, termination=second_step)
+    found = final_evaluation.compare_terminations(spec, episodes)
+    return final_evaluation.describe(agent, checkpoint, table, found)
 
 
 def second_step(observation, action, next_observation):
@@ -78,28 +80,31 @@ def test_the_best_checkpoint_is_said_to_be_chosen():
 
 def test_agreement_on_terminations_is_counted_by_hand():
     episodes = [[episode(0.0), episode(0.0)], [episode(0.0), episode(0.0, terminated=False)]]
-    agreeing = final_evaluation.count_terminations(
-        tiny.spec(1, termination=second_step), episodes[:1]
-    )
-    assert agreeing == (4, 2, 0, 0)
-    spec = tiny.spec(1, termination=lambda o, a, n: n[..., 0] < 1.5)  # always the wrong step
-    assert final_evaluation.count_terminations(spec, episodes) == (8, 0, 3, 4)
+    right = tiny.spec(1, termination=second_step)
+    assert final_evaluation.compare_terminations(right, episodes[:1]) == (2, 0, 0)
+    wrong = tiny.spec(1, termination=lambda o, a, n: n[..., 0] < 1.5)  # always the wrong step
+    assert final_evaluation.compare_terminations(wrong, episodes) == (0, 4, 3)
 
 
 def test_terminations_in_words():
-    spec_right = final_evaluation.TerminationCounts(100, 3, 0, 0)
-    text = final_evaluation._terminations_in_words(spec_right)
-    assert "agrees with the simulator on all 100 steps, of which 3 ended the episode" in text
-    text = final_evaluation._terminations_in_words(final_evaluation.TerminationCounts(100, 3, 2, 9))
+    text = final_evaluation._terminations_in_words(Confusion(3, 0, 0), 1100)
+    assert "agrees with the simulator on all 1,100 steps, of which 3 ended the episode" in text
+    assert "a model's predictions terminate is measured by `diagnose.py`" in text
+    text = final_evaluation._terminations_in_words(Confusion(3, 9, 2), 100)
     assert "**disagrees**" in text
-    assert "of which 5 ended" in text
+    assert "of 100 steps, of which 5 ended" in text
     assert "misses 2 and ends 9" in text
+    assert "`diagnose.py`" in text
 
 
-def test_files_are_written_into_the_run_folder(tmp_path):
+def test_the_number_of_steps_is_that_of_all_episodes():
+    assert "on all 24 steps, of which 12 ended" in described(ROWS)  # 12 episodes of two steps
+
+
+def test_files_are_written_into_a_new_folder(tmp_path):
     table = final_evaluation.episode_table([4], [[episode(7.0)]])
-    path = final_evaluation.write(tmp_path, "best", table, "# text")
-    assert path == tmp_path / "evaluation" / "best.md"
+    path = final_evaluation.write(tmp_path / "some" / "where", "best", table, "# text")
+    assert path == tmp_path / "some" / "where" / "best.md"
     assert path.read_text() == "# text\n"
     assert path.with_suffix(".csv").read_text().splitlines() == [
         "seed,episode,return,length,terminated",

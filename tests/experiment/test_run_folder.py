@@ -121,8 +121,28 @@ def test_a_folder_removed_and_made_again_is_locked_again(workdir):
 def test_a_file_in_the_way_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="--workdir"):
+        with pytest.raises(UserError, match="Remove it or choose another folder"):
             open_run(workdir, CONFIG, {})
+
+
+def test_a_folder_that_the_kernel_refuses_is_a_user_error():
+    with pytest.raises(UserError, match="/proc/run: there is no such folder, and it cannot be"):
+        open_run(Path("/proc/run"), CONFIG, {})
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (
+            {"git": {"commit": "abc1234567", "dirty": True}, "versions": {"jax": "0.10.2"}},
+            "another version (commit abc1234, jax 0.10.2)",
+        ),
+        ({"git": None, "versions": {"jax": None}}, "another version (commit unknown, jax unknown)"),
+        ({"git": "x"}, "another version (commit unknown, jax unknown)"),
+    ],
+)
+def test_another_version_is_named_as_far_as_it_is_known(environment, expected):
+    assert run_folder.another_version(environment) == expected
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"config": {}}'])
@@ -178,7 +198,7 @@ def test_atomic_write_replaces_and_leaves_nothing_beside(tmp_path):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (errno.EACCES, "you may not write there.*--workdir"),
+        (errno.EACCES, "you may not write there.*choose another folder"),
         (errno.EROFS, "you may not write there"),
         (errno.ENOSPC, r"no space left \(\d+\.\d [MG]iB free\)"),
         (errno.EDQUOT, "no space left"),

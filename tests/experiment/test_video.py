@@ -1,3 +1,4 @@
+import contextlib
 from typing import ClassVar
 
 import gymnasium
@@ -88,9 +89,54 @@ def test_an_environment_without_pictures_is_a_user_error(tmp_path):
 
 def test_a_renderer_that_fails_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Film, "render", lambda self: 1 / 0)
-    with pytest.raises(UserError, match=r"Film-v0 could not be rendered: ZeroDivisionError"):
+    with pytest.raises(
+        UserError, match=r"Film-v0 could not be rendered: ZeroDivisionError: .*\nInstall"
+    ):
         video.record(agent(), tmp_path / "film.mp4")
-    assert not (tmp_path / "film.mp4").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_on_the_way_leaves_nothing_behind(tmp_path, monkeypatch):
+    def render(self):
+        assert self._time < 4, "driver lost"
+        return np.zeros((30, 40, 3), np.uint8)
+
+    monkeypatch.setattr(Film, "render", render)
+    with pytest.raises(UserError, match="AssertionError: driver lost"):
+        video.record(agent(), tmp_path / "film.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_encoded_while_the_episodes_go_on(tmp_path, monkeypatch):
+    events = []
+
+    def render(self):
+        events.append("picture")
+        return np.zeros((30, 40, 3), np.uint8)
+
+    def spied(*arguments, **options):
+        with contextlib.closing(write_frames(*arguments, **options)) as encoder:
+            frame = yield encoder.send(None)
+            while True:
+                encoder.send(frame)
+                events.append("frame")
+                frame = yield
+
+    write_frames = video.imageio_ffmpeg.write_frames
+    monkeypatch.setattr(Film, "render", render)
+    monkeypatch.setattr(video.imageio_ffmpeg, "write_frames", spied)
+    video.record(agent(), tmp_path / "film.mp4")
+    both, one = ["picture", "picture", "frame"], ["picture", "frame"]
+    assert events == both * LENGTHS[1] + one * (LENGTHS[0] - LENGTHS[1])
+
+
+def test_an_encoder_without_words_is_a_user_error(tmp_path, monkeypatch):
+    def silent(*arguments, **options):
+        raise OSError
+
+    monkeypatch.setattr(video.imageio_ffmpeg, "write_frames", silent)
+    with pytest.raises(UserError, match=r"film\.mp4: OSError\. .* are free there"):
+        video.record(agent(), tmp_path / "film.mp4")
 
 
 def test_a_file_that_cannot_be_written_is_a_user_error(tmp_path):

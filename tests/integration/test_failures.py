@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, place):
     (tmp_path / "file").write_text("not a folder")
     workdir = tmp_path / place  # an absolute place replaces tmp_path
     result = tiny.train(*SAC, *tiny.flags(**ONE_EPOCH), f"--workdir={workdir}")
-    assert_refused(result, str(workdir), "--workdir")
+    assert_refused(result, str(workdir), "hoose another")
 
 
 @pytest.fixture
