@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from agents.recipes import RECIPES, USE_ALGO
-from configs import environments
+from configs import environments, modhe2022
 from errors import UserError
 from experiment import checks, fields
 
@@ -70,7 +70,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     value_aware = resolved.model.objective in fields.VALUE_AWARE
     if value_aware:
         if resolved.preset == "modhe2022":
-            _fill(resolved, environments.MODHE2022_VALUE_AWARE)
+            _fill(resolved, modhe2022.VALUE_AWARE)
         _fill(resolved, {"model.validation": "objective"})
     _fill(resolved, _DEFAULTS)
     hyper = resolved.objective
