@@ -13,11 +13,10 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from agents import policies
 from agents.base import Agent, Internals, Metrics
+from agents.networks import make_networks
 from envs.spec import EnvSpec
 from models.ensemble import Ensemble
-from models.mlp import MLP, init_ensemble
 from models.objectives.base import Parts, QValues, SamplePolicy
 from replay import ReplayState, Transition, buffer, example_transition
 
@@ -70,21 +69,14 @@ class SAC(NamedTuple):
 def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
     """Builds the update from a resolved configuration (its `sac` block and `discount`)."""
     hyper, discount = config.sac, config.discount
-    size = {"width": hyper.hidden_width, "depth": hyper.hidden_depth}
-    policy_net = MLP(2 * spec.action_size, **size)
-    critic_net = MLP(1, **size, layer_norm=hyper.layer_norm)
+    net = make_networks(config, spec)
     critic_optimizer = _adam(hyper.critic_learning_rate, hyper.max_grad_norm)
     policy_optimizer = _adam(hyper.policy_learning_rate, hyper.max_grad_norm)
     temperature_optimizer = _adam(hyper.temperature_learning_rate, 0.0)
 
-    def init_critics(key: chex.PRNGKey) -> chex.ArrayTree:
-        inputs = spec.observation_size + spec.action_size
-        return init_ensemble(critic_net, key, hyper.num_critics, inputs)
-
     def init(key: chex.PRNGKey) -> SACState:
         policy_key, critic_key = jax.random.split(key)
-        policy = policy_net.init(policy_key, jnp.zeros(spec.observation_size))
-        critics = init_critics(critic_key)
+        policy, critics = net.init_policy(policy_key), net.init_critics(critic_key)
         log_temperature = jnp.log(jnp.float32(hyper.initial_temperature))
         return SACState(
             policy=policy,
@@ -99,39 +91,23 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
             updates=jnp.zeros((), jnp.int32),
         )
 
-    def q_values(
-        critics: chex.ArrayTree, observation: chex.Array, action: chex.Array
-    ) -> chex.Array:
-        inputs = jnp.concatenate([observation, action], axis=-1)
-        num_critics = jax.tree.leaves(critics)[0].shape[0]  # an objective may ask the first alone
-        inputs = jnp.broadcast_to(inputs, (num_critics, *inputs.shape))
-        return jax.vmap(critic_net.apply)(critics, inputs)[..., 0]  # [C, B]
-
-    def sample_and_log_prob(
-        policy: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey
-    ) -> tuple[chex.Array, chex.Array]:
-        return policies.sample_and_log_prob(policy_net.apply(policy, observation), key)
-
-    def sample(policy: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey) -> chex.Array:
-        return sample_and_log_prob(policy, observation, key)[0]
-
     def value(
         state: SACState, critics: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey
     ) -> chex.Array:
-        action, log_prob = sample_and_log_prob(state.policy, observation, key)
-        q = q_values(critics, observation, action).min(axis=0)
+        action, log_prob = net.sample_and_log_prob(state.policy, observation, key)
+        q = net.q_values(critics, observation, action).min(axis=0)
         return q - jnp.exp(state.log_temperature) * log_prob
 
     def critic_loss(
         critics: chex.ArrayTree, batch: Transition, target: chex.Array, weight: chex.Numeric
     ):
-        q = q_values(critics, batch.observation, batch.action)
+        q = net.q_values(critics, batch.observation, batch.action)
         error = jnp.square(q - target[None]) * jnp.broadcast_to(weight, q.shape)
         return 0.5 * error.mean(axis=1).sum(), q.mean()
 
     def policy_loss(policy: chex.ArrayTree, state: SACState, batch: Transition, key: chex.PRNGKey):
-        action, log_prob = sample_and_log_prob(policy, batch.observation, key)
-        q = q_values(state.critics, batch.observation, action).min(axis=0)
+        action, log_prob = net.sample_and_log_prob(policy, batch.observation, key)
+        q = net.q_values(state.critics, batch.observation, action).min(axis=0)
         return (jnp.exp(state.log_temperature) * log_prob - q).mean(), log_prob.mean()
 
     def update_critics(
@@ -201,18 +177,15 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         metrics |= more | {"policy/temperature": jnp.exp(state.log_temperature)}
         return state.replace(updates=updates), metrics
 
-    def greedy(policy: chex.ArrayTree, observation: chex.Array) -> chex.Array:
-        return policies.greedy(policy_net.apply(policy, observation))
-
     return SAC(
         init=init,
-        init_critics=init_critics,
+        init_critics=net.init_critics,
         update=update,
         update_critics=update_critics,
-        sample_and_log_prob=sample_and_log_prob,
-        sample=sample,
-        greedy=greedy,
-        q_values=q_values,
+        sample_and_log_prob=net.sample_and_log_prob,
+        sample=net.sample,
+        greedy=net.greedy,
+        q_values=net.q_values,
         value=value,
     )
 
