@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import chex
 
 from models.ensemble import Ensemble
-from models.fit import ModelState
+from models.training import ModelState
 
 AgentState = Any  # one frozen pytree: everything the algorithm carries, its random key included
 Metrics = dict[str, chex.Array]  # scalars, named `part/quantity`

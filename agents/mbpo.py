@@ -21,10 +21,11 @@ from envs.spec import EnvSpec
 from flows.evaluation import open_loop_error
 from flows.segments import real_segments
 from models.ensemble import make_ensemble
-from models.fit import ModelState, make_fit
+from models.fit import make_fit
 from models.objectives import OBJECTIVES, Context
 from models.objectives.diagnostics import make_diagnostics
 from models.rollout import make_rollout, rollout_length
+from models.training import NO_REFIT, ModelState
 from replay import ReplayState, Transition, WeightedTransition, buffer, example_transition
 
 OPEN_LOOP_STEPS, OPEN_LOOP_SEGMENTS = 5, 1000  # of the error reported after every fit
@@ -98,7 +99,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
 
     def fit_model(state: MBPOState) -> tuple[MBPOState, Metrics]:
         arguments = state.model, state.replay, context_of(state), refresh_keys(state)[1]
-        if refit is None:
+        if refit is NO_REFIT:
             model, metrics = model_learner.fit(*arguments)
         else:
             learner = Learner(

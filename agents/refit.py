@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from agents.sac import SAC, SACState
-from models.fit import ModelState, Refit
 from models.objectives import Context, Parts
 from models.rollout import keep_all, make_rollout
+from models.training import NO_REFIT, ModelState, Refit
 from replay import ReplayState, buffer
 
 
@@ -29,11 +29,11 @@ class Learner(NamedTuple):
     length: chex.Array  # int32 [], steps of the rollouts
 
 
-def make_refit(config: ConfigDict, parts: Parts, policy_learner: SAC) -> Refit | None:
-    """Builds the refit of a resolved configuration (its `refit` block); None if there is none."""
+def make_refit(config: ConfigDict, parts: Parts, policy_learner: SAC) -> Refit:
+    """Builds the refit of a resolved configuration (its `refit` block)."""
     hyper = config.refit
     if not hyper.interval:
-        return None
+        return NO_REFIT
     generate = make_rollout(config, parts, keep_all(config, parts), hyper.starts)
 
     def run(

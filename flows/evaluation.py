@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 from flows import coupled, diagnostics
 from flows.estimator import Estimator, FlowState
 from flows.segments import Segments
-from models.fit import ModelState
 from models.objectives import Parts
+from models.training import ModelState
 from replay import Transition
 
 LARGEST_LOG_RATIO = 20.0  # nats; beyond it, a mean of density ratios is one outlier

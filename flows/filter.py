@@ -18,9 +18,9 @@ from flows.estimator import Estimator, FlowState, make_estimator
 from flows.evaluation import evaluate
 from flows.reward import RefinementState, make_refinement
 from flows.segments import Segments, model_segments, pool, real_segments
-from models.fit import ModelState
 from models.objectives import Context, Parts
 from models.rollout import RolloutFilter, Simulate, keep_all, make_simulator
+from models.training import ModelState
 from replay import ReplayState, Transition
 
 Propose = Callable[..., tuple[Transition, chex.Array]]

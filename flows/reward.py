@@ -22,8 +22,8 @@ from flows.estimator import MAX_GRADIENT_NORM, Estimator, FlowState
 from flows.evaluation import open_loop_error
 from flows.gradients import RLTerm, Starts, World
 from flows.segments import Pool, Segments, pool, slots
-from models.fit import ModelState
 from models.objectives import Context, Parts, mle
+from models.training import ModelState
 from replay import ReplayState, Transition, buffer
 
 SMALLEST_RL_WEIGHT = 0.3  # where halving stops

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from envs.spec import EnvSpec
 from models.ensemble import Ensemble, predicted_transition
-from models.fit import ModelState
 from models.open_loop import open_loop as replay_actions
 from models.open_loop import terminations
+from models.training import ModelState
 from replay import Transition
 
 Sample = Callable[[chex.Array, chex.PRNGKey], tuple[chex.Array, chex.Array]]

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import optax
-from flax import struct
 from ml_collections import ConfigDict
 
 from models import normalizer
@@ -21,51 +19,20 @@ from models.early_stopping import Progress, track_best
 from models.ensemble import Ensemble, Normalizers, gaussian_nll
 from models.objectives import Context, ModelObjective
 from models.split import Split, minibatch_rows, random_order, split_rows
+from models.training import NEVER, NO_REFIT, ModelState, Refit, Trained, make_training
 from replay import ReplayState, Transition, buffer
 
-NEVER = jnp.iinfo(jnp.int32).max  # more gradient steps than a fit ever takes
 SCORE_KEY = 2  # folded into the key of a fit, whose split uses 0 and 1
 SCORING_BLOCK = 1000  # hold-out rows per forward pass: small enough for the cache
 CENTRAL_90 = 1.6449  # standard deviations around the mean that hold 90 % of a Gaussian
 
 
-class ModelState(struct.PyTreeNode):
-    """The learned model and everything its training carries."""
-
-    params: chex.ArrayTree  # leading axis E
-    normalizers: Normalizers
-    elites: chex.Array  # int32 [K], members with the lowest hold-out error
-    optimizer: optax.OptState
-    objective: Any  # state of the ModelObjective
-
-    def elite_params(self) -> chex.ArrayTree:
-        """Returns the parameters of the elites, leading axis K."""
-        return jax.tree.map(lambda leaf: leaf[self.elites], self.params)
-
-
-class Refit(NamedTuple):
-    """Something that is brought up to date with the model while the model is fitted.
-
-    Attributes:
-      interval: gradient steps of the model between two refits, counted from the start of a fit.
-      run: `(model, learner, context, count, key) -> (learner, context)`: `learner` is what is
-        refitted, `count` (from 0) how often it was in this fit.
-    """
-
-    interval: int
-    run: Callable[[ModelState, Any, Context, chex.Array, chex.PRNGKey], tuple[Any, Context]]
-
-
 class Carry(NamedTuple):
     """What epochs of one fit hand on."""
 
-    model: ModelState  # its elites are those of the fit before
-    learner: Any  # what a `Refit` refits
-    context: Context
+    trained: Trained
     progress: Progress
     epochs: chex.Array  # int32 [], done
-    steps: chex.Array  # int32 [], gradient steps done
-    metrics: dict[str, chex.Array]  # of the last gradient step
 
 
 class Fit(NamedTuple):
@@ -84,70 +51,11 @@ class Fit(NamedTuple):
 
 
 def make_fit(
-    config: ConfigDict, ensemble: Ensemble, objective: ModelObjective, refit: Refit | None = None
+    config: ConfigDict, ensemble: Ensemble, objective: ModelObjective, refit: Refit = NO_REFIT
 ) -> Fit:
     """Builds the fit of a resolved configuration (its `model` block)."""
     hyper = config.model
-    members = jnp.arange(ensemble.num_members)
-    optimizer = _optimizer(config)
-    refit = refit or Refit(NEVER, lambda model, learner, context, count, key: (learner, context))
-
-    def init(key: chex.PRNGKey) -> ModelState:
-        params_key, objective_key = jax.random.split(key)
-        params = ensemble.init(params_key)
-        return ModelState(
-            params=params,
-            normalizers=Normalizers(
-                normalizer.identity(ensemble.input_size), normalizer.identity(ensemble.target_size)
-            ),
-            elites=members[: hyper.num_elites],
-            optimizer=optimizer.init(params),
-            objective=objective.init(objective_key),
-        )
-
-    def gradient_step(
-        model: ModelState, batch: Transition, context: Context, key: chex.PRNGKey
-    ) -> tuple[ModelState, dict[str, chex.Array]]:
-        grads, (objective_state, metrics) = jax.grad(objective.loss, has_aux=True)(
-            model.params, model.objective, batch, context, key
-        )
-        updates, opt_state = optimizer.update(grads, model.optimizer, model.params)
-        params = optax.apply_updates(model.params, updates)
-        return model.replace(params=params, optimizer=opt_state, objective=objective_state), metrics
-
-    def train(
-        carry: Carry,
-        end: chex.Array,
-        batch_at: Callable[[chex.Array], Transition],
-        key: chex.PRNGKey,
-    ) -> Carry:
-        """Takes gradient steps up to number `end`, and makes the refits that are due."""
-
-        def minibatch(step: chex.Array, state: tuple, context: Context) -> tuple:
-            step_own_key = jax.random.fold_in(key, step)
-            return gradient_step(state[0], batch_at(step), context, step_own_key)
-
-        def to_next_refit(carry: Carry) -> Carry:
-            refits = carry.steps // refit.interval
-            stop = jnp.minimum((refits + 1) * refit.interval, end)
-            model, metrics = jax.lax.fori_loop(
-                carry.steps,
-                stop,
-                lambda step, state: minibatch(step, state, carry.context),
-                (carry.model, carry.metrics),
-            )
-            refit_key = jax.random.fold_in(key, NEVER - stop)
-            learner, context = jax.lax.fori_loop(  # once or not at all
-                0,
-                (stop % refit.interval == 0).astype(jnp.int32),
-                lambda _, state: refit.run(model, state[0], state[1], refits, refit_key),
-                (carry.learner, carry.context),
-            )
-            return carry._replace(
-                model=model, learner=learner, context=context, steps=stop, metrics=metrics
-            )
-
-        return jax.lax.while_loop(lambda carry: carry.steps < end, to_next_refit, carry)
+    training = make_training(config, ensemble, objective, refit)
 
     def fit_and_refit(
         model: ModelState, replay: ReplayState, context: Context, key: chex.PRNGKey, learner: Any
@@ -169,12 +77,11 @@ def make_fit(
         steps_per_epoch = -(-split.train_size // hyper.batch_size)
         max_steps = hyper.max_gradient_steps or NEVER
 
-        def errors(params: chex.ArrayTree, carry: Carry) -> dict[str, chex.Array]:
+        def errors(params: chex.ArrayTree, trained: Trained) -> dict[str, chex.Array]:
             def score(params: chex.ArrayTree, batch: Transition) -> chex.Array:
                 score_key = jax.random.fold_in(key, SCORE_KEY)  # the same for all epochs
-                return objective.score(
-                    params, carry.model.objective, batch, carry.context, score_key
-                )
+                state = trained.model.objective
+                return objective.score(params, state, batch, trained.context, score_key)
 
             needed = score if hyper.validation == "objective" else None
             return holdout_errors(ensemble, params, normalizers, replay, split, needed)
@@ -183,60 +90,54 @@ def make_fit(
             order_key, step_key = jax.random.split(jax.random.fold_in(epoch_key, carry.epochs))
             order = random_order(order_key, replay.capacity, split.train_size)
 
+            begin = carry.trained.steps
+
             def batch_at(step: chex.Array) -> Transition:
-                index = step - carry.steps
+                index = step - begin
                 rows = minibatch_rows(split, order, index, hyper.batch_size, hyper.bootstrap)
                 return buffer.gather_slots(replay, rows)
 
-            end = jnp.minimum(carry.steps + steps_per_epoch, max_steps)
-            done = train(carry, end, batch_at, step_key)
+            end = jnp.minimum(begin + steps_per_epoch, max_steps)
+            trained = training.advance(carry.trained, end, batch_at, step_key)
             progress = carry.progress
             if refit.interval != NEVER and hyper.validation == "objective":
                 # The critics have moved, and with them what the best weights so far are worth.
-                rescored = errors(progress.best_params, done)["objective"]
+                rescored = errors(progress.best_params, trained)["objective"]
                 known = jnp.isfinite(progress.best_score)
                 progress = progress._replace(
                     best_score=jnp.where(known, rescored, progress.best_score)
                 )
-            score = errors(done.model.params, done)[hyper.validation]
-            progress = track_best(progress, done.model.params, score, hyper.improvement_threshold)
-            return done._replace(progress=progress, epochs=carry.epochs + 1)
+            params = trained.model.params
+            score = errors(params, trained)[hyper.validation]
+            progress = track_best(progress, params, score, hyper.improvement_threshold)
+            return Carry(trained, progress, carry.epochs + 1)
 
         def unfinished(carry: Carry) -> chex.Array:
-            return (carry.progress.stale_epochs < hyper.patience) & (carry.steps < max_steps)
+            stale = carry.progress.stale_epochs >= hyper.patience
+            return ~stale & (carry.trained.steps < max_steps)
 
         example = buffer.gather_slots(replay, split.train[:, : hyper.batch_size])
-        _, metrics = jax.eval_shape(gradient_step, model, example, context, key)
-        zero = jnp.zeros((), jnp.int32)
-        start = Carry(
-            model=model,
-            learner=learner,
-            context=context,
-            progress=Progress(
-                model.params,
-                jnp.full(ensemble.num_members, jnp.inf),
-                jnp.zeros((), bool),
-                zero,
-            ),
-            epochs=zero,
-            steps=zero,
-            metrics=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics),
-        )
+        start = training.start(model, learner, context, example)
         if hyper.incumbent_competes:
-            incumbent = errors(model.params, start)[hyper.validation]
-            start = start._replace(progress=start.progress._replace(best_score=incumbent))
-        done = jax.lax.while_loop(unfinished, run_epoch, start)
+            score = errors(model.params, start)[hyper.validation]
+        else:
+            score = jnp.full(ensemble.num_members, jnp.inf)
+        zero = jnp.zeros((), jnp.int32)
+        progress = Progress(model.params, score, jnp.zeros((), bool), zero)
+        done, progress, epochs = jax.lax.while_loop(
+            unfinished, run_epoch, Carry(start, progress, zero)
+        )
         # Where no epoch improved on the weights before the fit, the last ones stay (Pineda et al.).
         params = jax.tree.map(
-            lambda best, last: jnp.where(done.progress.any_improved, best, last),
-            done.progress.best_params,
+            lambda best, last: jnp.where(progress.any_improved, best, last),
+            progress.best_params,
             done.model.params,
         )
         final = errors(params, done)
         elites = jnp.argsort(final[hyper.validation])[: hyper.num_elites]
         metrics = {f"model/holdout_{name}": value[elites].mean() for name, value in final.items()}
         metrics |= {f"model/{name}": value for name, value in done.metrics.items()}
-        metrics |= {"model/fit_epochs": done.epochs, "model/fit_steps": done.steps}
+        metrics |= {"model/fit_epochs": epochs, "model/fit_steps": done.steps}
         return done.model.replace(params=params, elites=elites), done.learner, metrics
 
     def fit(
@@ -245,7 +146,7 @@ def make_fit(
         model, _, metrics = fit_and_refit(model, replay, context, key, ())
         return model, metrics
 
-    return Fit(init, fit_and_refit, fit)
+    return Fit(training.init, fit_and_refit, fit)
 
 
 def holdout_errors(
@@ -303,35 +204,3 @@ def _fit_normalizers(
     if not normalize_targets:
         return Normalizers(inputs, normalizer.identity(ensemble.target_size))
     return Normalizers(inputs, normalizer.fit(ensemble.targets(rows), valid))
-
-
-def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    hyper = config.model
-    parts = [
-        _weight_decay(hyper.weight_decay, hyper.hidden_depth),
-        optax.adam(hyper.learning_rate),
-    ]
-    if hyper.max_grad_norm:
-        parts.insert(0, optax.clip_by_global_norm(hyper.max_grad_norm))  # of all members together
-    return optax.chain(*parts)
-
-
-def _weight_decay(
-    coefficients: tuple[float, ...], hidden_depth: int
-) -> optax.GradientTransformation:
-    """L2 on weight matrices only, one coefficient per layer (or one for all), coupled with Adam."""
-    if len(coefficients) == 1:
-        coefficients = coefficients * (hidden_depth + 1)
-
-    def coefficient(path: tuple, leaf: chex.Array) -> float:
-        names = [entry.key for entry in path]
-        if names[-1] != "kernel":
-            return 0.0
-        layer = next(name for name in names if name.startswith("layer_"))
-        return coefficients[int(layer.removeprefix("layer_"))]
-
-    def add_decay(grads: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
-        rates = jax.tree_util.tree_map_with_path(coefficient, params)
-        return jax.tree.map(lambda g, p, rate: g + rate * p if rate else g, grads, params, rates)
-
-    return optax.stateless(add_decay)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from models.ensemble import predicted_transition
-from models.fit import ModelState
 from models.objectives import Parts
+from models.training import ModelState
 from replay import ReplayState, Transition, WeightedTransition, buffer
 
 CPU_BLOCK_ROWS = 2048  # rows simulated together on CPU, so that activations stay in cache

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from models import normalizer
-from models.fit import ModelState
 from models.objectives import mle
 from models.objectives.base import Context, ModelObjective, Parts
 from models.objectives.values import critics_in, make_value
 from models.open_loop import open_loop, terminations
+from models.training import ModelState
 from replay import Transition
 
 LARGEST_ERROR = 1e6  # in standard deviations of V: what a diverged prediction counts as

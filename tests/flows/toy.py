@@ -15,8 +15,8 @@ from envs.spec import EnvSpec
 from flows.segments import Segments
 from models import normalizer
 from models.ensemble import Normalizers, Prediction, make_ensemble
-from models.fit import ModelState
 from models.objectives import Context, Parts, mle
+from models.training import ModelState
 from replay import Transition, buffer, example_transition
 from tests.integration import tiny
 

@@ -12,7 +12,7 @@ from experiment import renderer
 from tests.integration import tiny
 
 SECTION = "## From runs to conclusions"
-SMALL = {"total_steps": 114, "initial_steps": 64, "epoch_length": 25, "num_seeds": 1}
+SMALL = {"total_steps": 114, "initial_steps": 64, "epoch_length": 25}
 
 
 def commands():

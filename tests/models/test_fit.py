@@ -14,10 +14,11 @@ from experiment.configuration import resolve
 from models import normalizer
 from models.early_stopping import Progress, track_best
 from models.ensemble import Normalizers, make_ensemble
-from models.fit import Refit, holdout_errors, make_fit
+from models.fit import holdout_errors, make_fit
 from models.objectives import OBJECTIVES, Context, ModelObjective, Parts
 from models.split import Split, minibatch_rows
 from models.split import split_rows as split_rows_untraced
+from models.training import NO_REFIT, Refit
 from replay import buffer, example_transition
 
 NO_CONTEXT = Context(
@@ -399,11 +400,14 @@ def scaled():
     return ModelObjective(lambda key: jnp.zeros((), jnp.int32), loss, None)
 
 
-def numpy_adam(weights, decay, steps, learning_rate):
-    """Adam (Kingma and Ba 2015, algorithm 1) with the gradient of L2 added to the gradient."""
+def numpy_adam(weights, decay, steps, learning_rate, largest=math.inf):
+    """Adam (Kingma and Ba 2015, algorithm 1) with the gradient of L2 added to the gradient.
+
+    No element of the loss's own gradient is larger than `largest`.
+    """
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
     for t in range(1, steps + 1):
-        gradient = GRADIENT_SCALES[t - 1] + decay * weights
+        gradient = np.clip(GRADIENT_SCALES[t - 1], -largest, largest) + decay * weights
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.999 * square + 0.001 * gradient**2
         step = (mean / (1 - 0.9**t)) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
@@ -412,15 +416,32 @@ def numpy_adam(weights, decay, steps, learning_rate):
 
 
 @pytest.mark.parametrize(
-    ("steps", "fits", "weight_decay"),
-    [(1, 1, (0.8, 0.3)), (3, 1, (0.8, 0.3)), (3, 2, (0.8, 0.3)), (3, 1, (0.5,))],
+    ("steps", "fits", "weight_decay", "clip"),
+    [
+        (1, 1, (0.8, 0.3), 0.0),
+        (3, 1, (0.8, 0.3), 0.0),
+        (3, 2, (0.8, 0.3), 0.0),
+        (3, 1, (0.5,), 0.0),
+        (3, 1, (0.8, 0.3), 2.0),
+    ],
 )
-def test_the_optimiser_is_adam_with_coupled_decay_of_kernels_per_layer(steps, fits, weight_decay):
+def test_the_optimiser_is_adam_with_coupled_decay_of_kernels_per_layer(
+    steps, fits, weight_decay, clip
+):
     _, init, fit = fitter(
-        "scaled", learning_rate=0.01, weight_decay=weight_decay, max_gradient_steps=steps
+        "scaled",
+        learning_rate=0.01,
+        weight_decay=weight_decay,
+        max_gradient_steps=steps,
+        max_grad_norm=clip,
     )
     state = init(jax.random.key(0))
     before = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
+    # All elements of a gradient are equal, so one of norm 2 has this in each; decay comes after.
+    count = sum(leaf.size for leaf in jax.tree.leaves(before))
+    assert count == 3 * ((2 * 4 + 4) + (4 * 4 + 4) + 2 * 2)
+    largest = clip / math.sqrt(count) if clip else math.inf
+    assert not clip or 0.02 < largest < 0.5  # one step of the three is short enough
     replay = numbered_replay(15)  # 12 training rows: three steps are one epoch
     for index in range(fits):  # moments and objective state live on in the next fit
         state, _ = fit(state, replay, NO_CONTEXT, jax.random.key(index))
@@ -430,7 +451,7 @@ def test_the_optimiser_is_adam_with_coupled_decay_of_kernels_per_layer(steps, fi
         decay = 0.0
         if names[-1] == "kernel":
             decay = {"layer_0": weight_decay[0], "layer_1": weight_decay[-1]}[names[-2]]
-        expected = numpy_adam(start, decay, steps * fits, learning_rate=0.01)
+        expected = numpy_adam(start, decay, steps * fits, 0.01, largest)
         np.testing.assert_allclose(end, expected, rtol=1e-5, atol=1e-6, err_msg=str(names))
 
     jax.tree_util.tree_map_with_path(check, before, state.params)
@@ -442,8 +463,7 @@ def test_the_first_moment_shows_the_decay_of_every_layer():
     )
     start = init(jax.random.key(0))
     state, _ = fit(start, numbered_replay(15), NO_CONTEXT, jax.random.key(0))
-    (adam,) = [s for s in jax.tree.leaves(state.optimizer, is_leaf=is_adam) if is_adam(s)]
-    moments, weights = adam.mu["net"]["params"], start.params["net"]["params"]
+    moments, weights = first_moments(state)["net"]["params"], start.params["net"]["params"]
     for layer, decay in {"layer_0": 0.8, "layer_1": 0.3}.items():
         expected = 0.1 * (1.0 + decay * np.asarray(weights[layer]["kernel"]))
         np.testing.assert_allclose(moments[layer]["kernel"], expected, rtol=1e-5)
@@ -452,6 +472,58 @@ def test_the_first_moment_shows_the_decay_of_every_layer():
 
 def is_adam(node):
     return hasattr(node, "mu")
+
+
+def first_moments(state):
+    (adam,) = [s for s in jax.tree.leaves(state.optimizer, is_leaf=is_adam) if is_adam(s)]
+    return adam.mu
+
+
+def line_value(critics, observation, action):
+    return critics[:, None] * observation[:, 0][None]
+
+
+def value_aware_fit(refit=NO_REFIT, loss=None, **model):
+    """Init and fit with VAML and known rewards, of which only the value of V = c s is left.
+
+    c is the first of the critics; `loss` replaces the training loss, but not the validation.
+    """
+    config = toy_config(objective="vaml", learn_reward=False, **model)
+    spec = toy_spec(reward=lambda s, a, n: jnp.zeros(s.shape[:-1]))
+    ensemble = make_ensemble(config, spec)
+    greedy = lambda policy, observation: observation  # noqa: E731
+    parts = Parts(ensemble, spec, line_value, None, None, greedy, None)
+    objective = OBJECTIVES["vaml"](config, parts)
+    objective = objective._replace(loss=loss or objective.loss)
+    learner = make_fit(config, ensemble, objective, refit)
+    return ensemble, jax.jit(learner.init), jax.jit(learner.fit_and_refit)
+
+
+def with_critics(scale):
+    return NO_CONTEXT.replace(critics=jnp.full(1, scale))
+
+
+@pytest.mark.parametrize("clip", [2.0, 0.0])
+def test_updates_do_not_know_the_scale_of_the_value_once_gradients_are_clipped(clip):
+    # Adam alone forgets a scale that never changes, so it changes between the two steps.
+    _, init, fit = value_aware_fit(max_gradient_steps=1, learning_rate=0.01, max_grad_norm=clip)
+    replay = replay_of(np.linspace(-1.0, 1.0, 20), np.zeros(20), np.linspace(3.0, 5.0, 20))
+    key = jax.random.key(1)
+    start, _, _ = fit(init(jax.random.key(0)), replay, with_critics(10.0), key, ())
+    ends = [fit(start, replay, with_critics(scale), key, ())[0] for scale in (10.0, 100.0)]
+    moments = [first_moments(state) for state in (start, *ends)]
+    # the second step's gradient is what it adds to the first moment: 0.1 of it
+    gradients = [jax.tree.map(lambda m, o: (m - 0.9 * o) / 0.1, m, moments[0]) for m in moments[1:]]
+    norms = [math.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(t))) for t in gradients]
+    pairs = list(zip(*(jax.tree.leaves(end.params) for end in ends)))
+    if clip:
+        np.testing.assert_allclose(norms, 2.0, rtol=1e-5)
+        for a, b in pairs:
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    else:
+        assert norms[0] > 2.0
+        np.testing.assert_allclose(norms[1], 100.0 * norms[0], rtol=1e-3)  # V counts squared
+        assert max(np.abs(a - b).max() for a, b in pairs) > 1e-3
 
 
 # --- what it measures ----------------------------------------------------------------------------
@@ -770,3 +842,34 @@ def test_validation_by_the_objective_chooses_the_elites_and_stops_the_fit():
     assert metrics["model/fit_epochs"] == 3
     best = np.arange(1, 1 + len(state.elites))
     assert metrics["model/holdout_objective"] == pytest.approx(best.mean())
+
+
+@pytest.mark.parametrize(
+    ("start", "factor", "epochs", "best"),
+    [
+        # The model leaves the truth, 1, by 0.25 an epoch, but its value counts for less and less:
+        # (0.25 / 4)^2 > (0.5 / 16)^2 > (0.75 / 64)^2. Under the same critics the first is best.
+        (1.0, 0.25, 3, 1.25),
+        # It comes nearer as its value counts for more: 3^2 < 8^2 < 16^2. It arrives in epoch 4.
+        (0.0, 4.0, 6, 1.0),
+    ],
+)
+def test_the_best_weights_are_scored_again_after_the_critics_were_refitted(
+    start, factor, epochs, best
+):
+    def rescale(model, learner, context, count, key):
+        return learner, context.replace(critics=factor * context.critics)
+
+    ensemble, init, fit = value_aware_fit(
+        Refit(1, rescale), drifting().loss, batch_size=16, validation="objective"
+    )
+    state = init(jax.random.key(0))
+    means = np.full((3, 1), start)
+    state = state.replace(params=constant_params(ensemble, means, np.zeros_like(means)))
+    replay = replay_of(np.zeros(20), np.zeros(20), np.ones(20))
+    state, _, metrics = fit(state, replay, with_critics(1.0), jax.random.key(1), ())
+    assert metrics["model/fit_epochs"] == epochs
+    found = np.asarray(state.params["net"]["params"]["layer_1"]["bias"])[:, 0]
+    np.testing.assert_allclose(found, best, atol=1e-5)
+    expected = (0.99 * factor**epochs * (best - 1.0)) ** 2  # under the critics of the last refit
+    np.testing.assert_allclose(metrics["model/holdout_objective"], expected, rtol=1e-4, atol=0.01)

@@ -9,8 +9,8 @@ from envs.spec import EnvSpec
 from experiment.configuration import resolve
 from models import normalizer
 from models.ensemble import Normalizers, Prediction, make_ensemble
-from models.fit import ModelState
 from models.objectives import Parts
+from models.training import ModelState
 from replay import Transition, buffer, example_transition
 
 
