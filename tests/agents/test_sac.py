@@ -251,6 +251,122 @@ def test_the_policy_learns_from_its_own_loss_only():
     )
 
 
+# --- learning rates, clipping, and updates of critics alone --------------------------------------
+
+
+def biases(state):
+    return {
+        "policy": state.policy["params"]["layer_1"]["bias"][0],
+        "critics": state.critics["params"]["layer_1"]["bias"][0, 0],
+        "temperature": state.log_temperature,
+    }
+
+
+LEARNED = {"sac__learn_temperature": True, "sac__initial_temperature": 0.2}
+
+
+def test_policy_critics_and_temperature_have_learning_rates_of_their_own():
+    rates = {"policy": 0.02, "critics": 0.003, "temperature": 0.05}
+    learner, state = learner_and_state(
+        **LEARNED,
+        sac__learning_rate=0.7,
+        sac__policy_learning_rate=rates["policy"],
+        sac__critic_learning_rate=rates["critics"],
+        sac__temperature_learning_rate=rates["temperature"],
+        sac__target_entropy=-50.0,
+    )
+    state = constant_policy(state, 0.4, -1.0)
+    state = state.replace(critics=linear_critics(state.critics, 2.0))
+    new, _ = learner.update(state, batch(terminated=1.0), jax.random.key(1))
+    # Adam's first step is the learning rate, against the sign of the gradient: towards the larger
+    # Q, from Q = 0 to the reward 1, and to less entropy
+    signs = {"policy": 1, "critics": 1, "temperature": -1}
+    before, after = biases(state), biases(new)
+    for name, rate in rates.items():
+        np.testing.assert_allclose(
+            after[name] - before[name], signs[name] * rate, rtol=1e-3, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("name", ["policy", "critic", "temperature"])
+def test_the_learning_rate_is_that_of_every_part_without_its_own(name):
+    settings = config(sac__learning_rate=0.7, **{f"sac__{name}_learning_rate": 0.1})
+    parts = ("policy", "critic", "temperature")
+    rates = [getattr(settings.sac, f"{part}_learning_rate") for part in parts]
+    assert rates == [0.1 if part == name else 0.7 for part in parts]
+
+
+def gradients(state):
+    """What Adam saw of (policy, critics, temperature) in its first step."""
+    (*chains, temperature) = state.optimizer
+    adams = [next(s for s in jax.tree.leaves(o, is_leaf=is_adam) if is_adam(s)) for o in chains]
+    return [
+        np.concatenate([np.ravel(m) for m in jax.tree.leaves(mu)]) / 0.1
+        for mu in (adams[0].mu, adams[1].mu, temperature[0].mu)
+    ]
+
+
+def is_adam(node):
+    return hasattr(node, "mu")
+
+
+def test_gradients_of_policy_and_of_all_critics_are_shortened_to_their_global_norm():
+    # constant critics 3 and 4 against a target of 1: their biases have the gradient (2, 3)
+    def run(**changes):
+        learner, state = learner_and_state(**LEARNED, sac__target_entropy=-50.0, **changes)
+        state = constant_policy(state, 0.4, -1.0)
+        critics = linear_critics(state.critics, 20.0)
+        critics["params"]["layer_1"]["bias"] = jnp.array([[3.0], [4.0]])
+        new, metrics = learner.update(
+            state.replace(critics=critics), batch(terminated=1.0), jax.random.key(1)
+        )
+        return (*gradients(new), float(metrics["policy/entropy"]))
+
+    policy, critics, temperature, entropy = run()
+    assert np.linalg.norm(critics) == pytest.approx(np.sqrt(2.0**2 + 3.0**2), rel=1e-5)
+    assert np.linalg.norm(policy) > 2.0
+    short_policy, short_critics, same_temperature, _ = run(sac__max_grad_norm=2.0)
+    np.testing.assert_allclose(
+        np.sort(short_critics)[-2:], 2.0 * np.array([2.0, 3.0]) / np.sqrt(13.0), rtol=1e-5
+    )
+    assert np.linalg.norm(short_critics) == pytest.approx(2.0, rel=1e-5)
+    np.testing.assert_allclose(
+        short_policy, 2.0 * policy / np.linalg.norm(policy), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(same_temperature, temperature)  # a single number, never clipped
+    np.testing.assert_allclose(temperature, entropy + 50.0, rtol=1e-5)
+    _, long_enough, _, _ = run(sac__max_grad_norm=4.0)  # above sqrt(13)
+    np.testing.assert_allclose(long_enough, critics)
+
+
+def test_policy_and_temperature_move_only_in_every_third_update():
+    learner, state = learner_and_state(**LEARNED, sac__policy_update_every=3)
+    every, _ = learner_and_state(**LEARNED)
+    state = state.replace(critics=linear_critics(state.critics, 2.0))
+    for update in range(1, 8):
+        data, key = batch(reward=float(update)), jax.random.key(update)
+        new, metrics = learner.update(state, data, key)
+        expected, expected_metrics = every.update(state, data, key)
+        if update % 3:  # all of the update but the policy's part
+            expected = expected.replace(
+                policy=state.policy,
+                log_temperature=state.log_temperature,
+                optimizer=(state.optimizer[0], expected.optimizer[1], state.optimizer[2]),
+            )
+            expected_metrics["policy/temperature"] = jnp.exp(state.log_temperature)
+        for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+        for name, value in expected_metrics.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+        moved = {name: bool(biases(new)[name] != old) for name, old in biases(state).items()}
+        assert moved == {"critics": True, "policy": update % 3 == 0, "temperature": update % 3 == 0}
+        state = new
+    assert [int(o[0].count) for o in state.optimizer] == [2, 7, 2]
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
 def rows_with_rewards(rewards):
     """Returns terminal transitions of different states and actions."""
     n = len(rewards)

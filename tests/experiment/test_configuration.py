@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from agents.recipes import RECIPES
-from configs import cf_mbpo, default, environments, mbpo, sac
+from configs import cf_mbpo, default, environments, mbpo, sac, value_aware
 from envs import registry
 from errors import UserError
 from experiment import checks, configuration, fields
@@ -195,12 +195,24 @@ def test_family(env_id, family):
     assert environments.family(env_id) == family
 
 
-@pytest.mark.parametrize("module", [cf_mbpo, mbpo, sac])
-def test_the_demo_trains_two_seeds_and_other_environments_one(module):
-    assert module.get_config().env == "InvertedPendulum-v5"
-    assert module.get_config().num_seeds == 2
-    assert module.get_config("Hopper-v5").num_seeds == 1
-    assert module.get_config("Hopper-v5").algo == module.__name__.rsplit(".", maxsplit=1)[-1]
+@pytest.mark.parametrize(
+    ("module", "algo"),
+    [(cf_mbpo, "cf_mbpo"), (mbpo, "mbpo"), (sac, "sac"), (value_aware, "vaml")],
+)
+def test_the_demo_trains_two_seeds_and_other_environments_one(module, algo):
+    demo, other = module.get_config(), module.get_config("Hopper-v5")
+    assert demo.env == "InvertedPendulum-v5"
+    assert (demo.num_seeds, other.num_seeds) == (2, 1)
+    assert demo.algo == other.algo == algo
+    for config in (demo, other):
+        configuration.validate(configuration.resolve(config))
+
+
+@pytest.mark.parametrize("algo", ["ma_l1", "vep", "vagram", "mbpo"])
+def test_the_value_aware_demo_serves_every_objective(algo):
+    config = value_aware.get_config()
+    config.algo = algo
+    configuration.validate(configuration.resolve(config))
 
 
 @pytest.mark.parametrize(

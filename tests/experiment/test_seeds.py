@@ -61,8 +61,8 @@ def train(run_seeds, learned=LEARNED, perturbed=None, agent=None):
     return state
 
 
-def lift(num_seeds, algo="mbpo"):
-    config = tiny.config(algo, num_seeds=num_seeds, rollout__schedule=(0, 40, 1, 3))
+def lift(num_seeds, algo="mbpo", **fields):
+    config = tiny.config(algo, num_seeds=num_seeds, rollout__schedule=(0, 40, 1, 3), **fields)
     return seeds.lift(make_agent(config, tiny.spec()), num_seeds)
 
 
@@ -145,18 +145,24 @@ def test_a_seed_with_flows_equals_the_seed_on_its_own(two_with_flows):
 
 
 @pytest.mark.slow
-def test_vectorised_seeds_equal_seeds_on_their_own(alone, monkeypatch):
+@pytest.mark.parametrize(
+    ("num_seeds", "learned", "algo", "fields"),
+    [(3, 20, "mbpo", {}), (2, 5, "vaml", {"refit__interval": 5})],
+)
+def test_vectorised_seeds_equal_seeds_on_their_own(num_seeds, learned, algo, fields, monkeypatch):
     # The program that accelerators run, here on the CPU, where it sums in another order.
-    learned = 20
-    expected = [train([k], learned, agent=lift(1)) for k in (0, 1, 2)]
+    single = lift(1, algo, **fields)
+    expected = [train([k], learned, agent=single) for k in range(num_seeds)]
     monkeypatch.setattr(seeds.jax, "default_backend", lambda: "gpu")
-    agent = lift(3)
+    agent = lift(num_seeds, algo, **fields)
     monkeypatch.undo()
-    together = train([0, 1, 2], learned, agent=agent)
-    for k in range(3):
+    together = train(list(range(num_seeds)), learned, agent=agent)
+    for k in range(num_seeds):
         found = differences(together, k, expected[k], 0)
         assert ".key" not in found
         assert not {name: value for name, value in found.items() if value > 1e-4}
+    refitted = np.asarray(together.sac.optimizer[1][0].count) > 2 * learned  # critic updates
+    assert refitted.tolist() == [algo == "vaml"] * num_seeds
 
 
 def test_first_seed_counts_not_its_place():

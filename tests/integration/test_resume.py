@@ -26,13 +26,22 @@ SETTINGS = {
         "flow.estimator": "ac",
         "flow.gate_tolerance": 0.0,
     },
+    "vep": {  # an objective with a state: the critics of the last fits; and refits of the critics
+        "num_seeds": 2,
+        "updates_per_step": 1,
+        "objective.vep_functions": "critics",
+        "objective.vep_count": 3,
+        "refit.interval": 10,
+    },
 }
+CONFIGS = {"vep": ("value_aware.py", "--config.algo=vep")}
 LAST_SECONDS = 120  # a process that gets nowhere for this long has failed
 
 
 def arguments(algo, workdir):
-    path = tiny.REPOSITORY / "configs" / f"{algo}.py"
-    return [f"--config={path}", *tiny.flags(**SETTINGS[algo]), f"--workdir={workdir}"]
+    file, *more = CONFIGS.get(algo, (f"{algo}.py",))
+    config = f"--config={tiny.REPOSITORY / 'configs' / file}"
+    return [config, *more, *tiny.flags(**SETTINGS[algo]), f"--workdir={workdir}"]
 
 
 def start(workdir, algo="mbpo"):
@@ -144,26 +153,45 @@ def test_a_run_killed_three_times_equals_one_that_was_not(undisturbed, tmp_path)
     assert_same_run(workdir, undisturbed)
 
 
-@pytest.mark.slow
-def test_flows_and_refinement_survive_a_kill(tmp_path):
+def killed_and_resumed(algo, epochs, tmp_path):
+    """Kills a run after so many rows, resumes it, and compares it with one that was left alone.
+
+    Returns the final state and the step at which it was resumed.
+    """
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "run"
-    finish(undisturbed, "cf_mbpo")
-    process = start(workdir, "cf_mbpo")
-    wait_until(lambda: rows(workdir) >= 4, process)  # the second checkpoint with flows is written
+    finish(undisturbed, algo)
+    process = start(workdir, algo)
+    wait_until(lambda: rows(workdir) >= epochs, process)
     interrupt(process, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
+    resumed_at = int(re.search(r"Resuming at step (\d+)", finish(workdir, algo))[1])
+    return assert_same_run(workdir, undisturbed, algo), resumed_at
 
-    resumed_at = int(re.search(r"Resuming at step (\d+)", finish(workdir, "cf_mbpo"))[1])
+
+@pytest.mark.slow
+def test_flows_and_refinement_survive_a_kill(tmp_path):
+    # after four rows the second checkpoint with flows is written
+    state, resumed_at = killed_and_resumed("cf_mbpo", 4, tmp_path)
     assert 264 <= resumed_at < 764
-    state = assert_same_run(workdir, undisturbed, "cf_mbpo")
     paths, _ = jax.tree_util.tree_flatten_with_path(state.filter)
     names = [jax.tree_util.keystr(path) for path, _ in paths]
     for part in (".flows.joint.", ".flows.marginal.", ".flows.normalizer.", ".refinement.term."):
         assert any(name.startswith(part) for name in names), part
     assert np.isfinite(state.filter.mean_weight).all()
-    table = metrics.read_refreshes(workdir)[0]
+    table = metrics.read_refreshes(tmp_path / "run")[0]
     assert set(table["refine/accepted"]) == {0.0, 1.0}
     assert state.filter.refinement.rl_weight[0] < 2.5  # halved when the gate closed
+
+
+@pytest.mark.slow
+def test_the_history_of_critics_of_a_value_aware_fit_survives_a_kill(tmp_path):
+    state, resumed_at = killed_and_resumed("vep", 3, tmp_path)
+    assert 164 <= resumed_at < 464
+    for leaf in jax.tree.leaves(state.model.objective):
+        assert leaf.shape[:3] == (2, 3, 1)  # seeds, fits, and the first critic alone
+        newest, second, third = np.moveaxis(np.asarray(leaf), 1, 0)
+        assert (newest != second).any()
+        assert (second != third).any()
 
 
 @pytest.mark.slow

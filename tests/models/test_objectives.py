@@ -1,86 +1,30 @@
-"""The value-aware objectives as a whole: worked numbers, gradients, and what they may not touch."""
+"""The value-aware objectives as a whole: worked numbers, invariances and options."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from envs.spec import EnvSpec
-from experiment.configuration import resolve
-from models import normalizer
-from models.ensemble import Normalizers, Prediction, make_ensemble
-from models.objectives import OBJECTIVES, Context, Parts
+from models.ensemble import Prediction
+from models.objectives import OBJECTIVES
 from replay import Transition
+from tests.models.value_toy import (
+    MEMBERS,
+    ROWS,
+    SPEC,
+    VALUE_AWARE,
+    batch,
+    build,
+    context,
+    loss,
+    parts_of,
+    q_values,
+    settings,
+    still,
+    value,
+)
 
-VALUE_AWARE = ["ma_l1", "vaml", "vep", "vagram"]
-SPEC = EnvSpec("Toy-v0", 2, 1, (-1.0,), (1.0,), lambda s, a, n: n[..., 0] > 50.0, None)
-MEMBERS, ROWS = 3, 4
-
-
-def settings(objective, **fields):
-    config = default.get_config("Hopper-v5")
-    config.algo, config.model.objective = "mbpo", objective
-    config.model.update({"num_members": MEMBERS, "num_elites": 2, "hidden_width": 8})
-    config.model.hidden_depth = 1
-    config.model.weight_decay = (0.0,)
-    values = {name.replace("__", "."): value for name, value in fields.items()}
-    config.update_from_flattened_dict(values)
-    return resolve(config)
-
-
-def q_values(critics, observation, action):
-    """Q_c = w_c . s^2 / 2 + (policy's action) . (1, 0) . s: nonlinear, and aware of the action."""
-    squares = 0.5 * jnp.square(observation)
-    return critics["w"] @ squares.T + 0.1 * (action[..., 0] * observation[..., 0])[None]
-
-
-def greedy(policy, observation):
-    return jnp.tanh(policy * observation[..., :1])
-
-
-def sample_and_log_prob(policy, observation, key):
-    action = greedy(policy, observation) + 0.1 * jax.random.normal(
-        key, (*observation.shape[:-1], 1)
-    )
-    return action, -jnp.square(observation[..., 1])
-
-
-def init_critics(key):
-    return {"w": jax.random.normal(key, (2, 2))}
-
-
-def context():
-    critics = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]])}
-    targets = jax.tree.map(lambda w: w - 0.25, critics)
-    normalizers = Normalizers(normalizer.identity(3), normalizer.identity(3))
-    return Context(jnp.float32(0.7), critics, targets, jnp.log(jnp.float32(0.2)), normalizers)
-
-
-def batch(terminated=0.0, seed=0):
-    rng = np.random.default_rng(seed)
-    shape = (MEMBERS, ROWS)
-    draw = lambda *more: jnp.float32(rng.normal(size=(*shape, *more)))  # noqa: E731
-    return Transition(
-        draw(2), jnp.tanh(draw(1)), draw(), draw(2), jnp.full(shape, terminated), jnp.zeros(shape)
-    )
-
-
-def build(objective, predict=None, **fields):
-    """The objective, its ensemble and its parameters."""
-    config = settings(objective, **fields)
-    ensemble = make_ensemble(config, SPEC)
-    if predict is not None:
-        ensemble = ensemble._replace(predict=predict)
-    sample = lambda *arguments: sample_and_log_prob(*arguments)[0]  # noqa: E731
-    parts = Parts(ensemble, SPEC, q_values, sample, sample_and_log_prob, greedy, init_critics)
-    made = OBJECTIVES[config.model.objective](config, parts)
-    return made, jax.jit(ensemble.init)(jax.random.key(0)), made.init(jax.random.key(1))
-
-
-def loss(objective, params, state, rows, ctx=None, key=2):
-    return objective.loss(params, state, rows, ctx or context(), jax.random.key(key))[0]
-
+GAMMA = 0.99
 
 # --- the worked row of one linear value ----------------------------------------------------------
 
@@ -105,10 +49,9 @@ def test_the_worked_row(objective, expected, weight):
     )
     # observation (0, 0): the prediction's mean is the change (0.5, 1.5), its reward 0.5
     mean = jnp.array([[[0.5, 1.5, 0.5]]])
-    ensemble = make_ensemble(config, SPEC)._replace(
-        predict=lambda *_: Prediction(mean, jnp.zeros_like(mean))
+    parts = parts_of(
+        config, predict=lambda *_: Prediction(mean, jnp.zeros_like(mean)), q_values=linear_q
     )
-    parts = Parts(ensemble, SPEC, linear_q, None, sample_and_log_prob, greedy, init_critics)
     made = OBJECTIVES[objective](config, parts)
     zeros = jnp.zeros((1, 1))
     row = Transition(
@@ -119,94 +62,65 @@ def test_the_worked_row(objective, expected, weight):
     assert value == pytest.approx(weight * expected + 0.09, rel=1e-5)
 
 
-# --- gradients -----------------------------------------------------------------------------------
-
-
-def constant_action(policy, observation, key=None):
-    action = jnp.full((*observation.shape[:-1], 1), 0.3)
-    return action if key is None else (action, jnp.zeros(observation.shape[:-1]))
-
-
-def action_only(critics, observation, action):
-    """A value that knows the state through the policy's action alone."""
-    return 5.0 * jnp.broadcast_to(action[..., 0], (1, len(action)))
-
-
-def slopes(made, params, state, rows, ctx):
-    """The gradient along a random direction (bounds excepted), and its central difference."""
-    rng = np.random.default_rng(3)
-    direction = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
-    direction |= {name: jnp.zeros_like(params[name]) for name in params if "log" in name}
-    f = jax.jit(lambda p: loss(made, p, state, rows, ctx))
-    pairs = zip(*map(jax.tree.leaves, (jax.grad(f)(params), direction)), strict=True)
-    slope = sum((g * d).sum() for g, d in pairs)
-    step = 1e-6
-    ahead, behind = (
-        f(jax.tree.map(lambda p, d, s=sign: p + s * step * d, params, direction))
-        for sign in (1, -1)
-    )
-    return float(slope), float(ahead - behind) / (2 * step)
-
-
-@pytest.mark.parametrize("samples", [0, 1, 3])
-@pytest.mark.parametrize("objective", [*VALUE_AWARE, "mse", "mle"])
-def test_the_gradient_is_that_of_finite_differences(objective, samples, monkeypatch):
-    monkeypatch.setitem(globals(), "greedy", constant_action)  # in which the gradient stops
-    with jax.enable_x64(True):
-        made, params, state = build(objective, objective__num_model_samples=samples)
-        wide = lambda tree: jax.tree.map(lambda x: jnp.float64(x), tree)  # noqa: E731
-        slope, expected = slopes(made, wide(params), wide(state), wide(batch()), wide(context()))
-        assert abs(slope) > 1e-3
-        assert slope == pytest.approx(expected, rel=1e-5)
+# --- invariances ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", ["ma_l1", "vaml", "vagram"])
-def test_no_gradient_passes_through_the_policys_action(objective, monkeypatch):
-    monkeypatch.setitem(globals(), "q_values", action_only)
-    made, params, state = build(objective, objective__value_weight=1.0)
-    without, _, _ = build(objective, objective__value_weight=0.0)
-    found, expected = (
-        jax.grad(lambda p, m=m: loss(m, p, state, batch()))(params) for m in (made, without)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
-
-
-@pytest.mark.parametrize("functions", ["random", "critics"])
-@pytest.mark.parametrize("objective", VALUE_AWARE)
-def test_gradients_never_reach_policy_or_critics(objective, functions):
-    made, params, state = build(objective, objective__vep_functions=functions)
-    if made.begin is not None:
-        state = made.begin(state, context())
-    gradient = jax.grad(lambda ctx: loss(made, params, state, batch(), ctx))(context())
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
-
-
-# --- invariances and options ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("objective", ["ma_l1", "vaml", "vagram"])
-def test_a_constant_value_leaves_the_error_of_the_reward(objective, monkeypatch):
-    constant = lambda critics, observation, action: jnp.full((2, len(action)), 7.0)  # noqa: E731
-    monkeypatch.setitem(globals(), "q_values", constant)
-    made, params, state = build(objective, objective__value_weight=100.0)
-    without, _, _ = build(objective, objective__value_weight=0.0)
+def test_a_constant_value_leaves_the_error_of_the_reward(objective):
+    constant = {"q_values": lambda critics, observation, action: jnp.full((2, len(action)), 7.0)}
+    made, params, state = build(objective, constant, objective__value_weight=100.0)
+    without, _, _ = build(objective, constant, objective__value_weight=0.0)
     assert loss(made, params, state, batch()) == loss(without, params, state, batch())
+
+
+@pytest.mark.parametrize("objective", VALUE_AWARE)
+@pytest.mark.parametrize("ended", [False, True])
+def test_adding_a_constant_to_the_value_matters_only_where_one_side_has_ended(objective, ended):
+    """Where both sides are alive, c gamma cancels, in a backup as in a difference of values."""
+    c = 1.7
+    rows = batch(terminated=float(ended))._replace(reward=jnp.zeros((MEMBERS, ROWS)))
+    predicted_reward = 0.4 if objective == "vep" else 0.0
+    stay = still(rows.reward + predicted_reward)  # alive in the model, whatever the environment
+
+    def outcome(constant):
+        raised = lambda *arguments: q_values(*arguments) + constant  # noqa: E731
+        functions = {"predict": stay, "q_values": raised}
+        options = {"objective__vep_functions": "critics", "objective__vep_count": 1}
+        made, params, state = build(objective, functions, **options)
+        if made.begin is not None:
+            state = made.begin(state, context())
+        return float(loss(made, params, state, rows))
+
+    plain, raised = outcome(0.0), outcome(c)
+    assert plain > 0.1 or (ended and objective == "vagram")  # the value is constant after the end
+    if not ended or objective == "vagram":
+        assert raised == pytest.approx(plain, rel=1e-4)
+        return
+    # V(s') is 0, so the loss is the norm of the model's backup alone
+    backup = predicted_reward + GAMMA * (value(rows.observation) + c)
+    norm = np.abs if objective == "ma_l1" else np.square
+    assert raised == pytest.approx(norm(backup).mean(axis=1).sum(), rel=1e-4)
+    assert plain == pytest.approx(norm(backup - GAMMA * c).mean(axis=1).sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize(("objective", "factor"), [("ma_l1", 3.0), ("vaml", 9.0), ("vagram", 9.0)])
 def test_scaling_the_value(objective, factor):
+    full, params, state = build(objective)
+    none, _, _ = build(objective, objective__value_weight=0.0)
+
     def state_part(scale):
         ctx = context()
         ctx = ctx.replace(
             critics=jax.tree.map(lambda w: scale * w, ctx.critics), policy=jnp.float32(0.0)
         )
-        full, params, state = build(objective)
-        none, _, _ = build(objective, objective__value_weight=0.0)
         return float(
             loss(full, params, state, batch(), ctx) - loss(none, params, state, batch(), ctx)
         )
 
     assert state_part(-3.0) == pytest.approx(factor * state_part(1.0), rel=1e-4)
+
+
+# --- terminations --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", VALUE_AWARE)
@@ -226,19 +140,25 @@ def test_terminal_states_have_no_value_unless_they_are_valued_as_if_alive(object
     assert abs(outcome(False, here) - outcome(False, there)) > 1e-2
 
 
-def test_a_predicted_termination_is_masked_too():
-    def value(mask, threshold):
-        config = settings("vaml", objective__mask_terminal=mask)
-        spec = SPEC._replace(termination=lambda s, a, n: n[..., 0] > threshold)
-        parts = Parts(
-            make_ensemble(config, spec), spec, q_values, None, sample_and_log_prob, greedy, None
-        )
-        made = OBJECTIVES["vaml"](config, parts)
-        params = jax.jit(parts.ensemble.init)(jax.random.key(0))
-        return float(loss(made, params, (), batch(terminated=1.0)))
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("predicted", [True, False])
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_models_own_termination_counts_only_where_the_episode_really_ended(
+    ended, predicted, mask
+):
+    rows = batch(terminated=float(ended))
+    spec = SPEC._replace(termination=lambda s, a, n: jnp.full(n.shape[:-1], predicted))
+    functions = {"spec": spec, "predict": still(rows.reward)}
+    made, params, state = build("vaml", functions, objective__mask_terminal=mask)
+    v, predicted_v = value(rows.next_observation), value(rows.observation)
+    if mask and ended:
+        v, predicted_v = 0.0 * v, 0.0 * predicted_v if predicted else predicted_v
+    expected = np.square(GAMMA * (v - predicted_v)).mean(axis=1).sum()
+    assert (expected > 0.1) != (mask and ended and predicted)
+    assert loss(made, params, state, rows) == pytest.approx(expected, rel=1e-4, abs=1e-12)
 
-    assert value(True, -100.0) != value(True, 100.0)
-    assert value(False, -100.0) == value(False, 100.0)
+
+# --- reductions, weights and scores --------------------------------------------------------------
 
 
 def test_sums_are_means_times_rows():
@@ -257,86 +177,65 @@ def test_an_added_likelihood_is_the_one_of_mle():
 
 
 @pytest.mark.parametrize("objective", [*VALUE_AWARE, "mse", "mle"])
-def test_scores_are_the_losses_of_single_rows(objective):
-    made, params, state = build(objective, model__learn_variance_bounds=False)
+def test_the_score_of_a_row_does_not_depend_on_the_others(objective):
+    # quantiles of a batch, which training has, would be one way
+    made, params, state = build(objective, objective__gradient_quantile=0.5)
+    rows, ctx, key = batch(), context(), jax.random.key(2)
+
+    @jax.jit
+    def score(rows):
+        return made.score(params, state, rows, ctx, key)
+
+    alone = [score(jax.tree.map(lambda x, i=i: x[:, i : i + 1], rows)) for i in range(ROWS)]
+    scores = score(rows)
+    assert scores.shape == (MEMBERS, ROWS)
+    assert scores.std() > 0.1
+    np.testing.assert_allclose(scores, np.concatenate(alone, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [*VALUE_AWARE, "mse", "mle"])
+def test_the_loss_is_the_mean_of_scores_but_for_penalty_and_clipping(objective):
+    fields = {"model__learn_variance_bounds": False, "objective__gradient_quantile": 1.0}
+    made, params, state = build(objective, **fields)
     rows = batch()
     scores = made.score(params, state, rows, context(), jax.random.key(2))
-    assert scores.shape == (MEMBERS, ROWS)
     penalty = 0.01 * 10.5 * 3 if objective == "mle" else 0.0
     assert loss(made, params, state, rows) == pytest.approx(
         float(scores.mean(axis=1).sum()) + penalty, rel=1e-5
     )
 
 
-@pytest.mark.parametrize("objective", [*VALUE_AWARE, "mse"])
-def test_members_do_not_depend_on_each_other(objective):
-    made, params, state = build(objective)
-    rows = batch()
-    moved = rows._replace(reward=rows.reward.at[1].add(1.0))
-    first, second = (
-        jax.grad(lambda p, b=b: loss(made, p, state, b))(params)["net"] for b in (rows, moved)
-    )
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_array_equal(a[jnp.array([0, 2])], b[jnp.array([0, 2])])
-    assert any((a[1] != b[1]).any() for a, b in zip(*map(jax.tree.leaves, (first, second))))
-
-
 # --- the value -----------------------------------------------------------------------------------
 
 
 def test_which_critics_make_the_value():
-    rows = batch()
-    ctx = context()
-
-    def by_hand(critics, reduce):
-        """VAML of a model that predicts the observation itself, without reward error."""
-        action = greedy(ctx.policy, rows.observation)
-
-        def v(o):
-            q = [
-                0.5 * (np.square(o) @ np.asarray(w)) + 0.1 * a * o[..., 0]
-                for w, a in ((w, np.tanh(0.7 * o[..., 0])) for w in critics["w"])
-            ]
-            return reduce(q)
-
-        difference = 0.99 * (v(np.asarray(rows.next_observation)) - v(np.asarray(rows.observation)))
-        del action
-        return np.square(difference).mean(axis=1).sum()
-
-    def stay(params, normalizers, observation, action):
-        mean = jnp.concatenate([jnp.zeros(observation.shape), rows.reward[..., None]], axis=-1)
-        return Prediction(mean, jnp.zeros_like(mean))
-
+    rows, ctx = batch(), context()
     cases = {
-        "first": (ctx.critics, lambda q: q[0]),
-        "min": (ctx.critics, lambda q: np.minimum(*q)),
-        "mean": (ctx.critics, lambda q: (q[0] + q[1]) / 2),
-        "target": (ctx.target_critics, lambda q: np.minimum(*q)),
+        "first": (ctx.critics, lambda v: v[0]),
+        "min": (ctx.critics, lambda v: np.minimum(*v)),
+        "mean": (ctx.critics, lambda v: (v[0] + v[1]) / 2),
+        "target": (ctx.target_critics, lambda v: np.minimum(*v)),
     }
     for critic, (critics, reduce) in cases.items():
-        made, params, state = build("vaml", predict=stay, objective__critic=critic)
-        expected = by_hand(critics, reduce)
+        v, predicted_v = (
+            reduce([value(s, w) for w in critics["w"]])
+            for s in (rows.next_observation, rows.observation)
+        )
+        expected = np.square(GAMMA * (v - predicted_v)).mean(axis=1).sum()
+        functions = {"predict": still(rows.reward)}
+        made, params, state = build("vaml", functions, objective__critic=critic)
         assert loss(made, params, state, rows) == pytest.approx(expected, rel=1e-4), critic
 
 
 def test_the_entropy_bonus_is_part_of_the_value_if_wanted():
     options = {"objective__action": "sample", "objective__include_discount": False}
-
-    def stay(params, normalizers, observation, action):
-        mean = jnp.zeros((*observation.shape[:-1], 3))
-        return Prediction(mean, mean)
-
-    zero_q = lambda critics, observation, action: jnp.zeros((2, len(action)))  # noqa: E731
-    global q_values
-    original, q_values = q_values, zero_q
-    try:
-        with_bonus, params, state = build(
-            "vaml", predict=stay, objective__include_entropy=True, **options
-        )
-        without, _, _ = build("vaml", predict=stay, **options)
-    finally:
-        q_values = original
-    rows = batch()._replace(reward=jnp.zeros((MEMBERS, ROWS)))
+    rows = batch()
+    functions = {
+        "predict": still(rows.reward),
+        "q_values": lambda critics, observation, action: jnp.zeros((2, len(action))),
+    }
+    with_bonus, params, state = build("vaml", functions, objective__include_entropy=True, **options)
+    without, _, _ = build("vaml", functions, **options)
     assert loss(without, params, state, rows) == 0
     # log_prob is minus the square of the second coordinate, so the bonus is 0.2 times the square
     bonus = 0.2 * np.square(np.asarray(rows.next_observation[..., 1]))
@@ -357,19 +256,12 @@ def test_the_history_of_critics_holds_those_of_the_last_fits():
     np.testing.assert_array_equal(state["w"], expected)
 
 
-def test_a_backup_is_discounted_once(monkeypatch):
-    def stay(params, normalizers, observation, action):
-        mean = jnp.zeros((*observation.shape[:-1], 3))  # no change, no reward
-        return Prediction(mean, mean)
-
+def test_a_backup_is_discounted_once():
     rows = batch()
     options = {"objective__vep_functions": "critics", "objective__vep_count": 1, "discount": 0.9}
-    made, params, state = build("vep", predict=stay, **options)
-    ctx = context().replace(policy=jnp.float32(0.0))  # the greedy action is 0
-    state = made.begin(state, ctx)
-    v = [
-        0.5 * np.square(x) @ np.array([1.0, -2.0])
-        for x in (rows.next_observation, rows.observation)
-    ]
-    expected = np.square(rows.reward + 0.9 * (v[0] - v[1])).mean(axis=1).sum()
-    assert loss(made, params, state, rows, ctx) == pytest.approx(expected, rel=1e-4)
+    functions = {"predict": still(jnp.zeros((MEMBERS, ROWS)))}
+    made, params, state = build("vep", functions, **options)
+    state = made.begin(state, context())
+    difference = value(rows.next_observation) - value(rows.observation)
+    expected = np.square(rows.reward + 0.9 * difference).mean(axis=1).sum()
+    assert loss(made, params, state, rows) == pytest.approx(expected, rel=1e-4)
