@@ -27,7 +27,7 @@ _DEFAULTS: dict[str, Any] = {
     "model.max_grad_norm": 0.0,
     "model.normalize_targets": False,
     "model.validation": "mse",
-    "objective.critic": "first",
+    "objective.critic": "min",  # what SAC backs up; a model fitted to one critic misleads the other
     "objective.action": "mean",
     "objective.num_model_samples": 0,
     "objective.mask_terminal": True,

@@ -43,9 +43,8 @@ SETTINGS = {
     "rollout__retain_steps": 100,
     "rollout__real_ratio": 0.0,
 }
-# A model that is right for the first critic alone is not for their minimum, with which they learn.
 OWN_SETTINGS = {
-    "vaml": {"refit__interval": 50, "refit__starts": 100, "objective__critic": "min"},
+    "vaml": {"refit__interval": 50, "refit__starts": 100},
 }
 
 

@@ -45,8 +45,8 @@ def diagnose(
     **fields,
 ):
     """The metrics without their prefix; the value is linear with the first of `weights`."""
-    fields = {"model.objective": objective, "model.learn_variance_bounds": False, **fields}
-    config = toy_config(**fields)
+    fixed = {"model.learn_variance_bounds": False, "objective.critic": "first"}
+    config = toy_config(**{"model.objective": objective, **fixed, **fields})
     spec = toy_spec(threshold)
     ensemble = make_ensemble(config, spec)._replace(predict=predict)
     parts = Parts(ensemble, spec, linear_q, None, noisy, greedy, None)

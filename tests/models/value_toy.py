@@ -23,6 +23,7 @@ def settings(objective, **fields):
     config.model.update({"num_members": MEMBERS, "num_elites": 2, "hidden_width": 8})
     config.model.hidden_depth = 1
     config.model.weight_decay = (0.0,)
+    config.objective.critic = "first"  # one value function, so that everything fits on paper
     values = {name.replace("__", "."): value for name, value in fields.items()}
     config.update_from_flattened_dict(values)
     return resolve(config)
