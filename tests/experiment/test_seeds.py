@@ -127,7 +127,7 @@ def two_with_flows():
     return lift(2, "cf_mbpo")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_seed_with_flows_equals_the_seed_on_its_own(two_with_flows):
     learned = 10  # one refresh
     single = lift(1, "cf_mbpo")

@@ -480,7 +480,7 @@ def test_use_algo_mbpo_is_mbpo_to_the_bit():
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("use_algo", "changes"),
     [

@@ -253,7 +253,7 @@ def unanchored_error(inputs, monkeypatch):
     return error(ensemble, make_refine(settings, ensemble)(model.replace(params=params)).model)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_an_anchor_states_and_actions_alone_pair_outcomes_wrongly(monkeypatch):
     before = 0.249
     assert unanchored_error("sas", monkeypatch) < 0.5 * before
@@ -286,7 +286,7 @@ def linear_error(inputs, rl_weight):
     return error(ensemble, model), nll(ensemble, model)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_that_cannot_be_right_everywhere_becomes_right_where_the_policy_goes():
     after, nll_after = linear_error("sas", WEIGHT)
     control, nll_control = linear_error("sas", 0.0)

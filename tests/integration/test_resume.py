@@ -188,7 +188,7 @@ def test_the_history_of_critics_of_a_value_aware_fit_survives_a_kill(tmp_path):
     state, resumed_at = killed_and_resumed("vep", 3, tmp_path)
     assert 164 <= resumed_at < 464
     for leaf in jax.tree.leaves(state.model.objective):
-        assert leaf.shape[:3] == (2, 3, 1)  # seeds, fits, and the first critic alone
+        assert leaf.shape[:3] == (2, 3, 2)  # seeds, fits, critics
         newest, second, third = np.moveaxis(np.asarray(leaf), 1, 0)
         assert (newest != second).any()
         assert (second != third).any()

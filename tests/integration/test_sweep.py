@@ -21,6 +21,7 @@ from tests.integration import tiny
 GRID = ["--grid", "config.sac.hidden_width=8,16"]
 KILLED = ("sac.hidden_width=8", 0)
 FIRST_EPOCH = 64  # the first row of metrics, after which comes the first checkpoint
+LONG = 1264  # steps of a trial that is surely not over when it is interrupted
 LAST_SECONDS = 120  # whatever takes longer has failed
 # Ray listens on all interfaces; without a token others on this machine could run programs there.
 RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(), "RAY_worker_niceness": "0"}
@@ -242,7 +243,7 @@ def interrupted(tmp_path_factory):
     (folder / "my_envs.py").write_text(ENVS)
     out = folder / "sweep"
     more = ["--grid=env=my_envs:Fine-v0,my_envs:Nan-v0"]
-    process = start(out, *more, paths=[folder], total_steps=264)
+    process = start(out, *more, paths=[folder], total_steps=LONG)
     checkpoints = out / "env=my_envs_Fine-v0" / "seed_0" / "checkpoints"
     wait_for(lambda: list(checkpoints.glob("latest_*")), process)
     started = psutil.Process(process.pid).children(recursive=True)
@@ -250,7 +251,7 @@ def interrupted(tmp_path_factory):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output = finish(process, status=130)
     left = [each for each in started if is_alive(each)]
-    again = finish(start(out, *more, paths=[folder], total_steps=264), status=1)
+    again = finish(start(out, *more, paths=[folder], total_steps=LONG), status=1)
     return out, output, (names, left), again
 
 
@@ -283,7 +284,7 @@ def test_a_failing_trial_is_reported_at_the_end_and_stops_no_other(interrupted):
     assert "    | error: my_envs:Nan-v0" in summary
     assert "1 of 2 trials are done." in summary
     assert summary.rstrip().endswith(shlex.join(["python", "report.py", str(out)]))
-    assert metrics.read(out / "env=my_envs_Fine-v0" / "seed_0")[0]["env_step"].iloc[-1] == 264
+    assert metrics.read(out / "env=my_envs_Fine-v0" / "seed_0")[0]["env_step"].iloc[-1] == LONG
 
 
 @pytest.mark.slow
