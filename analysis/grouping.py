@@ -19,11 +19,11 @@ from ml_collections import ConfigDict
 from analysis.runs import RETURN, STEP, Run, listed
 from errors import UserError
 from experiment.fields import uses
+from experiment.run_folder import NO_RESULT
 
 # Fields that never make another experiment: which seeds and how many of them share a run, where
 # evaluations happen and over how many episodes, and how long it goes on. Environments are panels.
 _NOT_SETTINGS = {"env", "seed", "num_seeds", "total_steps", "epoch_length", "eval_episodes"}
-_NOT_SETTINGS_BLOCKS = ("logging.", "checkpoint.")
 _PRIORITY = ("algo", "use_algo", "model.objective", "rollout.filter", "preset")
 
 Settings = dict[str, str]  # by dotted name, as JSON; "null" means "does not apply"
@@ -108,7 +108,7 @@ def settings(config: dict[str, Any]) -> Settings:
     kept = {
         name: json.dumps(value) if uses(parts, name) else _UNUSED
         for name, value in config.items()
-        if name not in _NOT_SETTINGS and not name.startswith(_NOT_SETTINGS_BLOCKS)
+        if name not in _NOT_SETTINGS and not name.startswith(NO_RESULT)
     }
     if config["use_algo"]:
         kept["rollout.filter"] = _UNUSED  # follows from it
@@ -215,7 +215,7 @@ def _natural(text: str) -> list[str | int]:
 def _check(names: Sequence[str], members: list[Member]) -> None:
     known = set().union(*(member.settings for member in members))
     for name in names:
-        if name in _NOT_SETTINGS or name.startswith(_NOT_SETTINGS_BLOCKS):
+        if name in _NOT_SETTINGS or name.startswith(NO_RESULT):
             raise UserError(
                 f"--group-by={name}: this field makes no other experiment, or (env) has a panel of "
                 "its own anyway. Group by another field, such as algo or model.hidden_width."

@@ -53,9 +53,7 @@ def uses(config: ConfigDict, name: str) -> bool:
         return recipe.objective is not None  # diagnostics of every model ask that value
     if name.startswith("objective."):
         return config.model.objective in VALUE_AWARE
-    if name.startswith("refit."):
-        return recipe.objective is not None
-    if name.startswith("model."):
+    if name.startswith(("refit.", "model.")):
         return recipe.objective is not None
     return recipe.filter is not None if name.startswith("rollout.") else True
 

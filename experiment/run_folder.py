@@ -19,7 +19,7 @@ REPORT_FILE = "report.md"
 LOCK_FILE = ".lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco")
 _ABSENT = "(absent)"
-_HARMLESS = ("logging.", "checkpoint.")  # blocks that a resumed run may change
+NO_RESULT = ("logging.", "checkpoint.")  # blocks that do not change what a run computes
 _locks: dict[Path, TextIO] = {}  # by resolved run folder, open for as long as this process uses it
 
 
@@ -147,7 +147,7 @@ def _check_same_config(workdir: Path, stored: dict[str, Any], given: dict[str, A
     names = [
         name
         for name in sorted(old | new)
-        if old.get(name, _ABSENT) != new.get(name, _ABSENT) and not name.startswith(_HARMLESS)
+        if old.get(name, _ABSENT) != new.get(name, _ABSENT) and not name.startswith(NO_RESULT)
     ]
     if not names:
         return

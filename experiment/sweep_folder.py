@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from errors import UserError
 from experiment import run_folder
 from experiment.files import write_text_atomically
-from experiment.sweep_plan import NO_RESULT, Grid, Trial
+from experiment.sweep_plan import Grid, Trial
 
 SWEEP_FILE = "sweep.json"
-_HARMLESS = (*NO_RESULT, "num_seeds")  # what trials set themselves or may change
+_HARMLESS = (*run_folder.NO_RESULT, "num_seeds")  # what trials set themselves or may change
 
 
 def open_sweep(

@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from experiment import command_line, configuration
+from experiment.run_folder import NO_RESULT
 
 Grid = dict[str, list[str]]
 """Values by dotted field name, both in the order in which they were typed."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = REPOSITORY / "configs" / "default.py"
-NO_RESULT = ("logging.", "checkpoint.")  # blocks that do not change what a run computes
 _SEED_FIELDS = {"seed": "--config.seed for the first one", "num_seeds": "--seeds-per-trial"}
 _LONGEST_LABEL = 200  # bytes; file systems take 255, temporary files have a longer name
 
