@@ -1,6 +1,7 @@
 """The registry: built-in environments, the agent's view of them, and every refusal."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,14 @@ BUILT_IN = {
     "Humanoid-v5": (348, 17, 0.4, 1000),
     "HumanoidTruncated-v4": (45, 17, 0.4, 1000),
     "HumanoidTruncated-v5": (45, 17, 0.4, 1000),
+    # Ours: the sizes and episode lengths of CS285's homework, and of PETS's cart-poles.
+    "cheetah-cs285-v0": (21, 6, 1.0, 500),
+    "obstacles-cs285-v0": (4, 2, 0.99, 100),
+    "reacher-cs285-v0": (20, 7, 1.0, 200),
+    "cartpole-continuous-v0": (4, 1, 1.0, 200),
+    "cartpole-pets-v0": (4, 1, 3.0, 200),
 }
+OURS = [env_id for env_id in BUILT_IN if env_id.startswith(("cheetah", "obst", "reach", "cart"))]
 
 
 class Probe(gymnasium.Env):
@@ -99,8 +107,9 @@ def refusal(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
 
 
 def test_the_table_is_complete() -> None:
-    ours = "Pendulum|Hopper|Walker2d|HalfCheetah|Swimmer|Reacher|Pusher|Ant|Humanoid|Inverted"
-    known = {name for name in registry.registered_ids() if re.match(ours, name)}
+    families = "Pendulum|Hopper|Walker2d|HalfCheetah|Swimmer|Reacher|Pusher|Ant|Humanoid|Inverted"
+    ours = "cheetah|obstacles|reacher|cartpole"
+    known = {name for name in registry.registered_ids() if re.match(f"{families}|{ours}", name)}
     assert known == set(BUILT_IN)
     assert list(registry.registered_ids()) == sorted(registry.registered_ids())
 
@@ -129,15 +138,35 @@ def test_built_in_environments_match_their_spec(env_id: str) -> None:
     assert [type(x) for x in (reward, terminated, truncated)] == [float, bool, bool]
 
 
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Hopper-v4", "AntTruncated-v5"])
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Hopper-v4", "AntTruncated-v5", *OURS])
 def test_a_reset_seed_and_the_actions_determine_an_episode(env_id: str) -> None:
-    def episode() -> list[np.ndarray]:
-        environment = make(env_id)
-        observation, _ = environment.reset(seed=7)
-        actions = np.random.default_rng(0).uniform(-1, 1, (5, *environment.action_space.shape))
+    def episode(environment: gymnasium.Env, seed: int, scale: float) -> list[np.ndarray]:
+        observation, _ = environment.reset(seed=seed)
+        actions = scale * np.random.default_rng(0).uniform(
+            -1, 1, (9, *environment.action_space.shape)
+        )
         return [observation, *(environment.step(a.astype(np.float32))[0] for a in actions)]
 
-    np.testing.assert_array_equal(episode(), episode())
+    fresh, used = make(env_id), make(env_id)
+    episode(used, 8, 0.5)
+    expected = episode(fresh, 7, 1.0)
+    np.testing.assert_array_equal(episode(used, 7, 1.0), expected)
+    random_start = env_id != "reacher-cs285-v0"
+    assert np.array_equal(fresh.reset(seed=8)[0], expected[0]) != random_start
+
+
+def test_gymnasium_knows_our_environments_too() -> None:
+    for env_id in OURS:
+        size, _, _, time_limit = BUILT_IN[env_id]
+        environment = gymnasium.make(env_id)
+        assert environment.spec.max_episode_steps == time_limit
+        assert environment.reset(seed=0)[0].shape == (size,)
+
+
+def test_importing_the_package_does_not_import_mujoco() -> None:
+    code = "import sys, envs; print('mujoco' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "False\n"
 
 
 def test_the_time_limit_truncates_and_does_not_terminate() -> None:
