@@ -1,6 +1,7 @@
 """Environments: their registry, and what algorithms may know about them."""
 
-from envs.registry import make, register, spec
+from envs.functional import FunctionalEnv
+from envs.registry import functional, make, register, spec
 from envs.spec import EnvSpec
 
-__all__ = ["EnvSpec", "make", "register", "spec"]
+__all__ = ["EnvSpec", "FunctionalEnv", "functional", "make", "register", "spec"]

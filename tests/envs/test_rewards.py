@@ -9,6 +9,7 @@ from envs.registry import registered_ids
 
 NUM_STEPS = 1_000
 EXACT = [
+    "CartPole-v1",
     "InvertedPendulum-v4",
     "InvertedPendulum-v5",
     "Pendulum-v1",
@@ -33,7 +34,7 @@ def test_agrees_with_the_simulator_along_episodes(env_id: str) -> None:
             observation, _ = environment.reset()
     *transition, simulated, terminated = (np.array(column) for column in zip(*rows, strict=True))
 
-    assert terminated.any() == env_id.startswith("InvertedPendulum")
+    assert terminated.any() == env_id.startswith(("CartPole", "InvertedPendulum"))
     reward_fn = spec(env_id).reward
     assert reward_fn is not None
     ours = reward_fn(*(jnp.asarray(array) for array in transition))
@@ -56,7 +57,7 @@ def test_pendulum_pays_for_the_state_before_the_step() -> None:
 def test_inverted_pendulum_versions_differ_only_when_it_falls() -> None:
     states = jnp.array([[0.0, 0.1, 0.0, 0.0], [0.0, 0.3, 0.0, 0.0]])
     actions = jnp.zeros((2, 1))
-    np.testing.assert_array_equal(rewards.inverted_pendulum_v4(states, actions, states), [1, 1])
+    np.testing.assert_array_equal(rewards.one_per_step(states, actions, states), [1, 1])
     np.testing.assert_array_equal(rewards.inverted_pendulum_v5(states, actions, states), [1, 0])
 
 
