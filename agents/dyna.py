@@ -120,7 +120,9 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     )
 
 
-def critics_first(config: ConfigDict, learner: Learner, step_model: Callable, imagine: Callable) -> Update:
+def critics_first(
+    config: ConfigDict, learner: Learner, step_model: Callable, imagine: Callable
+) -> Update:
     """Returns the update that changes the model after the critics, by what they became in it.
 
     Algorithm 1 of the paper: `inner_steps` steps of the learner on one imagined batch, then a step

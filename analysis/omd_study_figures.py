@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from analysis import omd_study
 from analysis.curve_figure import grid_only
-from analysis.omd_study import AXES, MSE, RETURN, WIDTH, Axis, Tables
+from analysis.omd_study import AXES, RETURN, WIDTH, Axis, Tables
 from analysis.rendering import save_figure
 from analysis.statistics import FEWEST_FOR_INTERVAL, t_interval
 from experiment.seed_tables import STEP
@@ -24,27 +24,34 @@ _COLORS = {"omd": "#0072B2", "mle": "#D55E00", "vep": "#009E73"}
 _OTHER_COLOR = "0.3"
 _APART = 1.05  # factor between algorithms on a logarithmic axis: error bars beside each other
 _SIZE: dict[str, Any] = {"dpi": 110, "layout": "constrained"}
+_HOLLOW: dict[str, Any] = {
+    "marker": "D",
+    "markersize": 6,
+    "markerfacecolor": "none",
+    "linestyle": ":",
+    "linewidth": 0.8,
+}
 
 
 def draw(tables: Tables, folder: Path) -> None:
-    """Draws the three figures.
+    """Draws the figures; that of the model's error only where model widths were varied.
 
     Raises:
       UserError: the disk is full or not writable.
     """
-    for figure, name, what in (
-        (returns(tables.points), RETURNS_FIGURE, "The figure of the returns"),
-        (model_errors(tables.points), ERRORS_FIGURE, "The figure of the model errors"),
-        (curves(tables), CURVES_FIGURE, "The learning curves"),
-    ):
-        save_figure(figure, folder, name, what)
+    points = tables.points
+    save_figure(returns(points), folder, RETURNS_FIGURE, "The figure of the returns")
+    save_figure(curves(tables), folder, CURVES_FIGURE, "The learning curves")
+    if len(WIDTH.of(points)):
+        save_figure(model_errors(points), folder, ERRORS_FIGURE, "The figure of the model errors")
 
 
 def returns(points: pd.DataFrame) -> Figure:
     """Returns final returns over model width and over distractors, with the published ones."""
-    figure = Figure(figsize=(11, 4.4), **_SIZE)
+    shown = [axis for axis in AXES if len(axis.of(points))]
+    figure = Figure(figsize=(max(5.5 * len(shown), 7), 4.4), **_SIZE)
     algos = omd_study.algorithms(points)
-    for axes, axis in zip(figure.subplots(1, 2, sharey=True), AXES):
+    for axes, axis in zip(np.ravel(figure.subplots(1, len(shown), sharey=True)), shown):
         theirs = {place: mean for place, (mean, _) in omd_study.published_returns(axis).items()}
         for algo in algos:
             ours = []
@@ -55,10 +62,8 @@ def returns(points: pd.DataFrame) -> Figure:
                     ours.append((level, values.mean(), half, half))
             _draw_line(axes, algo, algos, ours)
             _draw_published(axes, algo, algos, theirs)
-        _decorate(axes, axis, omd_study.levels(points, axis))
-        axes.set_xlabel(
-            "hidden units per layer of the model" if axis is WIDTH else "added N(0, 1) dimensions"
-        )
+        known = {level for name, level in theirs if name in algos}
+        _decorate(axes, axis, {*omd_study.levels(points, axis), *known})
     figure.axes[0].set_ylabel(f"return (mean of the last {omd_study.LAST} evaluations)")
     _legend(figure, algos, points)
     return figure
@@ -66,7 +71,7 @@ def returns(points: pd.DataFrame) -> Figure:
 
 def model_errors(points: pd.DataFrame) -> Figure:
     """Returns the squared error of the next state over model width, as in the paper's table 1."""
-    figure = Figure(figsize=(6.5, 4.6), **_SIZE)
+    figure = Figure(figsize=(7, 4.6), **_SIZE)
     axes, algos = figure.add_subplot(), omd_study.algorithms(points)
     for algo in algos:
         ours = []
@@ -79,10 +84,10 @@ def model_errors(points: pd.DataFrame) -> Figure:
         table = omd_study.PUBLISHED_MSE.get(algo, {})
         _draw_published(axes, algo, algos, {(algo, level): mse for level, mse in table.items()})
     axes.axhline(omd_study.UNTRAINED_MSE, color="0.4", linestyle=":", linewidth=1.2)
-    _decorate(axes, WIDTH, omd_study.levels(points, WIDTH))
+    known = {level for algo in algos for level in omd_study.PUBLISHED_MSE.get(algo, {})}
+    _decorate(axes, WIDTH, {*omd_study.levels(points, WIDTH), *known})
     axes.set_yscale("log")
     axes.set_title("Error of the model (dotted: untrained, published)", fontsize=11)
-    axes.set_xlabel("hidden units per layer of the model")
     axes.set_ylabel("squared error of the next state")
     _legend(figure, algos, points, columns=3)
     return figure
@@ -113,7 +118,7 @@ def curves(tables: Tables) -> Figure:
 
 
 def _draw_line(
-    axes: Axes, algo: str, algos: Sequence[str], rows: list[tuple[float, float, float, float]]
+    axes: Axes, algo: str, algos: Sequence[str], rows: Sequence[tuple[float, ...]]
 ) -> None:
     """Draws one algorithm: a line through its means, and intervals where they are known.
 
@@ -150,15 +155,6 @@ def _draw_published(
         axes.plot(level * _shift(algo, algos), mean, color=_color(algo), zorder=2.5, **_HOLLOW)
 
 
-_HOLLOW: dict[str, Any] = {
-    "marker": "D",
-    "markersize": 6,
-    "markerfacecolor": "none",
-    "linestyle": ":",
-    "linewidth": 0.8,
-}
-
-
 def _draw_curve(axes: Axes, table: pd.DataFrame, algo: str) -> None:
     if table.empty:
         return
@@ -171,11 +167,12 @@ def _draw_curve(axes: Axes, table: pd.DataFrame, algo: str) -> None:
     axes.plot(steps, mean, color=color, linewidth=2, marker=marker)
 
 
-def _decorate(axes: Axes, axis: Axis, levels: list[int]) -> None:
+def _decorate(axes: Axes, axis: Axis, levels: set[int]) -> None:
     axes.set_xscale("log", base=2)
-    axes.set_xticks(levels, [str(level) for level in levels])
+    axes.set_xticks(sorted(levels), map(str, sorted(levels)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title(axis.title, fontsize=11)
+    axes.set_xlabel(axis.unit)
     grid_only(axes)
 
 

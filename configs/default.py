@@ -17,7 +17,9 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.algo = "mbpo"  # recipe: a row of agents/recipes.py
-    config.agent = placeholder(str)  # what composes the parts: "sac", "mbpo" or "dyna"; the recipe's
+    config.agent = placeholder(
+        str
+    )  # composes the parts: "sac", "mbpo", "dyna"; default: the recipe's
     config.env = env  # Gymnasium environment id
     config.env_on_device = placeholder(
         bool
@@ -141,7 +143,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     omd.critics = placeholder(str)  # "agent": they learn in the model themselves; "own": copies do
     omd.fresh_optimizer = placeholder(bool)  # the learner's Adam forgets before every hypergradient
     omd.fresh_critics = False  # untrained critics before every hypergradient
-    omd.fresh_batch = placeholder(bool)  # other rows for the learner than for the model; not with omd
+    omd.fresh_batch = placeholder(bool)  # learner and model get different rows; not with omd
     omd.diagnose_every = placeholder(
         int
     )  # environment steps between diagnostics of a one-step agent; 0: never

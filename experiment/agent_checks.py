@@ -53,7 +53,7 @@ def check_agent(config: ConfigDict) -> Iterator[str]:
     if spec.discrete and agent in ("sac", "mbpo"):
         yield (
             f"{config.env} has discrete actions, which {flag(config, 'agent')} cannot take: use "
-            "--config=configs/omd_cartpole.py, or --config.agent=dyna with an algo that has a model."
+            "--config=configs/omd_cartpole.py, or --config.agent=dyna and an algo that has a model."
         )
     if config.env_on_device and registry.functional(config.env) is None:
         yield (
@@ -75,7 +75,7 @@ def check_one_step(config: ConfigDict) -> Iterator[str]:
     if config.agent == "mbpo" and config.omd.critics == "agent":
         yield (
             f"{flag(config, 'omd.critics')} takes the agent's critics as optimal in the model, but "
-            'those of MBPO stand still during a fit: use --config.omd.critics=own.'
+            "those of MBPO stand still during a fit: use --config.omd.critics=own."
         )
 
 

@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from agents.recipes import RECIPES, USE_ALGO
 from configs import environments
 from errors import UserError
+from experiment.agent_checks import check_agent, check_exact, check_one_step, omd_names
 from experiment.fields import flag, given, is_number, uses
 from experiment.flow_checks import check_flow
-from experiment.agent_checks import check_agent, check_exact, check_one_step, omd_names
 from experiment.objective_checks import (
     allowed_names,
     check_aliases,

@@ -29,7 +29,7 @@ VALUE_AWARE = ("ma_l1", "vaml", "vep", "vagram")
 """Objectives that the block `objective` is about."""
 
 DECISION_AWARE = (*VALUE_AWARE, "omd")
-"""Objectives that know what the model is for; `objective.mle_weight` adds the likelihood to them."""
+"""Objectives that know what the model is for; `objective.mle_weight` adds likelihood to them."""
 
 VALUE = ("critic", "action", "mask_terminal", "include_entropy")
 """Fields of the block `objective` that say what the value of a state is, for every model."""

@@ -35,9 +35,9 @@ class Bilevel(NamedTuple):
 
     Attributes:
       imagine: `(model_params, batch of Transition [E, B, ...], context, key) -> Transition
-        [E, B, ...]` with the model's next observations and rewards. Terminations stay the real ones.
-      backup: `(context, Transition [B, ...], key) -> [B]`: reward plus the discounted value of the next
-        observation under the target critics.
+        [E, B, ...]` with the model's next observations and rewards; terminations stay real.
+      backup: `(context, Transition [B, ...], key) -> [B]`: reward plus the discounted value of the
+        next observation under the target critics.
       bellman_error: `(critics, context, Transition [B, ...], key) -> []`: half the squared error of
         every critic against the backup. It can be differentiated through the transition; a stopped
         gradient, which Q-learning has there, would make the hypergradient zero.
@@ -94,9 +94,10 @@ def make_bilevel(config: ConfigDict, parts: Parts, inverse: implicit.Inverse) ->
 def make(config: ConfigDict, parts: Parts) -> ModelObjective:
     """Returns the loss whose gradient is the hypergradient (eq. 14), summed over members.
 
-    With `omd.critics="agent"` the critics of the context are taken as optimal in the model, which an
-    agent sees to that trains them in it. With "own" the objective has critics of its own: they start
-    every fit as the agent's and do `omd.inner_steps` of Adam in the model before every hypergradient.
+    With `omd.critics="agent"` the critics of the context are taken as optimal in the model, which
+    an agent sees to that trains them in it. With "own" the objective has critics of its own: they
+    start every fit as the agent's and do `omd.inner_steps` of Adam in the model before every
+    hypergradient.
     """
     hyper = config.omd
     bilevel = make_bilevel(config, parts, make_inverse(config))

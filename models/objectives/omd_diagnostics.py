@@ -14,6 +14,7 @@ from omd import implicit
 from replay import Transition
 
 FAILED = 10.0  # times the tolerance; the residual is that of the Hessian without its damping
+ZERO = 1e-12  # what a shorter gradient counts as; a ratio that is not finite would stop the run
 
 Diagnose = Callable[[chex.ArrayTree, Transition, Context, chex.PRNGKey], dict[str, chex.Array]]
 """`(model_params, batch [E, B, ...], context, key) -> metrics`, for any objective."""
@@ -22,13 +23,14 @@ Diagnose = Callable[[chex.ArrayTree, Transition, Context, chex.PRNGKey], dict[st
 def make_diagnostics(config: ConfigDict, parts: Parts) -> Diagnose:
     """Builds the comparison of the identity with conjugate gradients, and of both levels.
 
-    - `inner_gradient`: length of the gradient of the Bellman error in the model, relative to that of
-      the real one. It is 0 where the critics are optimal in the model, as the theorem wants them.
+    - `inner_gradient`: length of the gradient of the Bellman error in the model, relative to that
+      of the real one. It is 0 where the critics are optimal in the model, as the theorem wants.
     - `alignment`: cosine of these two gradients. It is 1 where the model moves the critics
       as the environment does.
-    - `cg_residual`: |H u - v| / |v| of the conjugate gradients; `cg_failed`: 1 where it is more than
-      ten times `omd.cg_tolerance`, so where u is not what the theorem asks for.
-    - `cosine_identity_cg`: cosine between the hypergradients by identity and by conjugate gradients.
+    - `cg_residual`: |H u - v| / |v| of the conjugate gradients; `cg_failed`: 1 where it is more
+      than ten times `omd.cg_tolerance`, so where u is not what the theorem asks for.
+    - `cosine_identity_cg`: cosine between the hypergradients by identity and by conjugate
+      gradients.
     """
     hyper = config.omd
     by_identity = make_bilevel(config, parts, implicit.identity())
@@ -63,8 +65,8 @@ def make_diagnostics(config: ConfigDict, parts: Parts) -> Diagnose:
         ]
         residual = solutions[1].residual
         return {
-            "omd/inner_gradient": optax.global_norm(inner_gradient)
-            / optax.global_norm(outer_gradient),
+            "omd/inner_gradient": optax.tree.norm(inner_gradient)
+            / jnp.maximum(optax.tree.norm(outer_gradient), ZERO),
             "omd/alignment": cosine(inner_gradient, outer_gradient),
             "omd/cg_residual": residual,
             # written so that a residual that is not a number has failed
@@ -77,5 +79,5 @@ def make_diagnostics(config: ConfigDict, parts: Parts) -> Diagnose:
 
 def cosine(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.Array:
     """Returns the cosine of the angle between two trees, 0 if one of them is zero."""
-    lengths = optax.global_norm(a) * optax.global_norm(b)
-    return jnp.where(lengths > 0, optax.tree.vdot(a, b) / jnp.where(lengths > 0, lengths, 1.0), 0.0)
+    lengths = optax.tree.norm(a) * optax.tree.norm(b)
+    return optax.tree.vdot(a, b) / jnp.where(lengths == 0, 1.0, lengths)

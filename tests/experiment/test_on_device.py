@@ -281,14 +281,14 @@ def test_ends_of_episodes_are_stored_as_what_they_are(terminates):
 
 
 def broken_clock(reward, observation):
-    """The clock's third step has these added to it; an action that is not finite breaks it too."""
+    """From its third step on these are added; an action that is not finite breaks it too."""
     whole = toy.clock(9, False)
 
     def step(state, action):
         state, seen, paid, *ends = whole.step(state, action)
-        third = state.time == 3
-        paid += jnp.where(third, reward, 0.0)
-        seen += jnp.where(third, observation, 0.0) + 0.0 * action[0]
+        late = state.time >= 3
+        paid += jnp.where(late, reward, 0.0)
+        seen += jnp.where(late, observation, 0.0) + 0.0 * action[0]
         return state, seen, paid, *ends
 
     return whole._replace(step=step)

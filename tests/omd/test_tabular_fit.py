@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from errors import UserError
 from omd import implicit, published_tabular, tabular, tabular_fit
 from omd.tabular import Model
 
@@ -214,6 +215,11 @@ def test_the_released_projection_by_hand():
     only_logits = tabular_fit.project_as_released(model, 11.0, 0.01)
     close(only_logits.logits, model.logits * (11 / 13), 1e-15)
     np.testing.assert_array_equal(only_logits.reward, model.reward)
+
+
+def test_an_unknown_projection_is_a_user_error(mdp):
+    with pytest.raises(UserError, match=r"one of joint, released, not 'jiont'"):
+        tabular_fit.make_sweep(mdp, tabular_fit.mle_gradient(mdp), "jiont")
 
 
 # Fits. Steps are few and seeds two, so that these take seconds.
