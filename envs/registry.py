@@ -22,8 +22,8 @@ from typing import NamedTuple
 import gymnasium
 
 from envs import boundary, distractors, retired, rewards, terminations
-from envs.cartpole import cartpole
 from envs.functional import DISTRACTED, FunctionalEnv
+from envs.functional_cartpole import cartpole
 from envs.spec import EnvSpec, RewardFn, TerminationFn
 from errors import UserError
 

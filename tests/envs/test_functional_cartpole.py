@@ -8,7 +8,7 @@ from scipy import stats
 
 import envs
 from envs import cartpole, make, spec
-from envs.cartpole import CartPoleState
+from envs.functional_cartpole import CartPoleState
 
 LEFT, RIGHT = np.eye(2, dtype=np.float32)
 ENV = cartpole.cartpole
