@@ -85,13 +85,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         )
 
     def context_of(state: MBPOState) -> Context:
-        return Context(
-            policy=state.sac.policy,
-            critics=state.sac.critics,
-            target_critics=state.sac.target_critics,
-            log_temperature=state.sac.log_temperature,
-            normalizers=state.model.normalizers,
-        )
+        return sac.context_of(state.sac, state.model.normalizers)
 
     def refresh_keys(state: MBPOState) -> chex.PRNGKey:
         """Keys [4] of one refresh: the state's next one, fit, filter, rollouts."""

@@ -7,7 +7,7 @@ class Recipe(NamedTuple):
     """One algorithm, as a choice for each swap point.
 
     Attributes:
-      agent: module in `agents/` that composes the parts.
+      agent: module in `agents/` that composes the parts, unless `config.agent` names another.
       objective: model training loss, a name in `models.objectives.OBJECTIVES`; `None` without a
         model.
       filter: rollout filter, a name in `agents.filters.FILTERS`; `None` without model rollouts.
@@ -20,6 +20,8 @@ class Recipe(NamedTuple):
 
 RECIPES: dict[str, Recipe] = {
     "sac": Recipe("sac", None, None),
+    "omd": Recipe("dyna", "omd", None),
+    "mle": Recipe("dyna", "mse", None),  # the likelihood of a Gaussian whose variance is fixed
     "mbpo": Recipe("mbpo", "mle", "none"),
     "vaml": Recipe("mbpo", "vaml", "none"),
     "ma_l1": Recipe("mbpo", "ma_l1", "none"),

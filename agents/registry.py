@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from agents import mbpo, sac
+from agents import dyna, mbpo, sac
 from agents.base import Agent
-from agents.recipes import RECIPES
 from envs.spec import EnvSpec
 
 AGENTS: dict[str, Callable[[ConfigDict, EnvSpec], Agent]] = {
-    "mbpo": mbpo.make_agent,
     "sac": sac.make_agent,
+    "mbpo": mbpo.make_agent,
+    "dyna": dyna.make_agent,
 }
 
 
 def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
-    """Builds the agent of the recipe `config.algo`."""
-    return AGENTS[RECIPES[config.algo].agent](config, spec)
+    """Builds the agent `config.agent`."""
+    return AGENTS[config.agent](config, spec)

@@ -3,6 +3,7 @@
 The update, used by every agent here that learns a continuous policy, and the model-free agent.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from agents.base import Agent, Internals, Metrics
+from agents.learner import Learner
 from agents.networks import make_networks
 from envs.spec import EnvSpec
-from models.ensemble import Ensemble
-from models.objectives.base import Parts, QValues, SamplePolicy
+from models.ensemble import Ensemble, Normalizers
+from models.objectives.base import Context, Parts, QValues, SamplePolicy, Value
 from replay import ReplayState, Transition, buffer, example_transition
 
 
@@ -52,7 +54,8 @@ class SAC(NamedTuple):
       greedy: `(policy_params, observation [..., O]) -> action [..., A]`.
       q_values: `(critic_params, observation [B, O], action [B, A]) -> Q [C, B]`.
       value: `(state, critic_params, observation [B, O], key) -> V [B]`: minimum over the critics
-        plus entropy bonus, at one sampled action a row.
+        plus entropy bonus, at one sampled action a row. `state` is whatever has its `policy` and
+        `log_temperature`. The gradient reaches the observation through Q alone.
     """
 
     init: Callable[[chex.PRNGKey], SACState]
@@ -63,7 +66,7 @@ class SAC(NamedTuple):
     sample: SamplePolicy
     greedy: Callable[[chex.ArrayTree, chex.Array], chex.Array]
     q_values: QValues
-    value: Callable[[SACState, chex.ArrayTree, chex.Array, chex.PRNGKey], chex.Array]
+    value: Value
 
 
 def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
@@ -92,9 +95,11 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         )
 
     def value(
-        state: SACState, critics: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey
+        state: Any, critics: chex.ArrayTree, observation: chex.Array, key: chex.PRNGKey
     ) -> chex.Array:
-        action, log_prob = net.sample_and_log_prob(state.policy, observation, key)
+        action, log_prob = jax.lax.stop_gradient(
+            net.sample_and_log_prob(state.policy, observation, key)
+        )
         q = net.q_values(critics, observation, action).min(axis=0)
         return q - jnp.exp(state.log_temperature) * log_prob
 
@@ -200,7 +205,45 @@ def parts_of(learner: SAC, ensemble: Ensemble, spec: EnvSpec) -> Parts:
         sample_and_log_prob=learner.sample_and_log_prob,
         greedy_policy=learner.greedy,
         init_critics=learner.init_critics,
+        value=learner.value,
     )
+
+
+def context_of(state: SACState, normalizers: Normalizers) -> Context:
+    """Returns what model objectives and rollout filters may know of the learner."""
+    return Context(
+        policy=state.policy,
+        critics=state.critics,
+        target_critics=state.target_critics,
+        log_temperature=state.log_temperature,
+        normalizers=normalizers,
+    )
+
+
+def make_learner(config: ConfigDict, spec: EnvSpec) -> Learner:
+    """Builds soft actor-critic as the learner of a one-step agent."""
+    learner = make_sac(config, spec)
+
+    def behave(state: SACState, observation: chex.Array, key: chex.PRNGKey) -> chex.Array:
+        if config.sac.explore_greedily:
+            return learner.greedy(state.policy, observation)
+        return learner.sample(state.policy, observation, key)
+
+    return Learner(
+        init=learner.init,
+        update=learner.update,
+        explore=functools.partial(uniform_action, spec),
+        behave=behave,
+        context=context_of,
+        parts=lambda ensemble: parts_of(learner, ensemble, spec),
+        policy=lambda state: state.policy,
+        act=learner.greedy,
+    )
+
+
+def uniform_action(spec: EnvSpec, key: chex.PRNGKey) -> chex.Array:
+    """Draws an action [A] uniformly from [-1, 1]. Consumes `key`."""
+    return jax.random.uniform(key, (spec.action_size,), minval=-1.0, maxval=1.0)
 
 
 def _adam(learning_rate: float, max_grad_norm: float) -> optax.GradientTransformation:
@@ -260,8 +303,7 @@ def acting(
     def explore(state: Any, observation: chex.Array) -> tuple[Any, chex.Array]:
         del observation
         key, action_key = jax.random.split(state.key)
-        action = jax.random.uniform(action_key, (spec.action_size,), minval=-1.0, maxval=1.0)
-        return state.replace(key=key), action
+        return state.replace(key=key), uniform_action(spec, action_key)
 
     def observe(state: Any, transition: Transition) -> Any:
         replay = buffer.add(state.replay, transition)

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from analysis import refreshes
+from analysis.refreshes import Tables
 from analysis.rendering import markdown_table, save_figure
 from experiment import metrics
 
@@ -21,8 +23,6 @@ FLOW_TIME = "time/flows"
 TABLE_PREFIXES = ("flow/", "refine/", "rollout/kept_fraction")
 LOG_RANGE = 1e-3  # of the top of a logarithmic axis: a gap that crosses zero has no lowest value
 RUNNING_SHARE = 0.05  # of the refreshes, in one running mean: a single one is accepted or not
-
-Tables = dict[int, pd.DataFrame]  # by seed, one row per refresh
 
 
 class Line(NamedTuple):
@@ -64,7 +64,7 @@ def section(workdir: Path, epochs: Tables) -> str:
     figure = _figure(_panels(names), tables)
     save_figure(figure, workdir, DIAGNOSTICS_FILE, "The flow diagnostics")
     rows = [
-        [name, *(f"{value:.4g}" for value in _first_and_last_quarter(tables, name))]
+        [name, *(f"{value:.4g}" for value in refreshes.first_and_last_quarter(tables, name))]
         for name in names
         if name.startswith(TABLE_PREFIXES)
     ]
@@ -86,30 +86,12 @@ def _read(workdir: Path) -> Tables:
     return tables
 
 
-def _values(tables: Tables, column: str) -> pd.DataFrame:
-    """Returns one metric, one column per seed, at the refreshes where every seed has it."""
-    columns = {
-        seed: table.set_index("env_step")[column]
-        for seed, table in tables.items()
-        if column in table
-    }
-    return pd.DataFrame(columns).dropna().sort_index()
-
-
-def _first_and_last_quarter(tables: Tables, column: str) -> tuple[float, float]:
-    values = _values(tables, column).to_numpy()
-    if not len(values):
-        return np.nan, np.nan
-    quarter = max(len(values) // 4, 1)
-    return float(values[:quarter].mean()), float(values[-quarter:].mean())
-
-
 def _findings(tables: Tables, epochs: Tables) -> list[str]:
     """Returns the sentences on the figure, acceptance, the bound and the time, those that apply."""
     sentences = ["Thin lines are seeds, thick ones their mean."] if len(tables) > 1 else []
     recorded = set().union(*tables.values())
     if ACCEPTED in recorded:
-        accepted = _values(tables, ACCEPTED).to_numpy() > 0.5
+        accepted = refreshes.values(tables, ACCEPTED).to_numpy() > 0.5
         sentences.append(f"The gate accepted the refined model in {_share(accepted)}.")
     if {GAP, BOUND} <= recorded:
         pooled = pd.concat([table[[ABSOLUTE_GAP, BOUND]] for table in tables.values()]).dropna()
@@ -177,10 +159,10 @@ def _figure(panels: list[Panel], tables: Tables) -> Figure:
     grid = figure.subplots(down, across, squeeze=False).ravel()
     for axes, panel in zip(grid, panels):
         if panel.lines[0].column == ACCEPTED:
-            _draw_accepted(axes, _values(tables, ACCEPTED))
+            _draw_accepted(axes, refreshes.values(tables, ACCEPTED))
         else:
             for line in panel.lines:
-                _draw_line(axes, line, _values(tables, line.column))
+                _draw_line(axes, line, refreshes.values(tables, line.column))
         _decorate(axes, panel)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
+from agents.recipes import RECIPES
 from analysis.runs import RETURN, STEP, Run, listed
 from errors import UserError
 from experiment.fields import uses
@@ -98,9 +99,12 @@ def settings(config: dict[str, Any]) -> Settings:
 
     Fields that mean nothing to its algorithm are left open, and so is a replay that never fills.
     """
+    recipe = RECIPES.get(config["algo"])
     parts = ConfigDict(
         {
             "algo": config["algo"],
+            # runs of earlier versions have the agent of their recipe
+            "agent": config.get("agent") or (recipe and recipe.agent),
             "model": {"objective": config["model.objective"]},
             "rollout": {"filter": config["rollout.filter"]},
         }

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import flow_report
+from analysis import flow_report, omd_report
 from analysis.rendering import markdown_table, save_figure
 from analysis.statistics import FEWEST_FOR_INTERVAL, t_interval
 from analysis.wording import counted, hardware
@@ -27,6 +27,7 @@ STAGES = {
     "time/policy": "policy updates",
     "time/evaluation": "evaluation",
     "time/checkpoint": "checkpoints",
+    "time/diagnostics": "diagnostics of hypergradients",
 }
 
 
@@ -83,6 +84,7 @@ def write_report(workdir: Path, command: str) -> None:
         f"![Evaluation return against environment steps]({CURVE_FILE})",
         _results_section(outcomes),
         flow_report.section(workdir, frames),
+        omd_report.section(workdir, frames, config),
         _time_section(frames),
         _setup_section(command, config, description["environment"]),
     ]

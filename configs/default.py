@@ -17,7 +17,13 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.algo = "mbpo"  # recipe: a row of agents/recipes.py
+    config.agent = placeholder(
+        str
+    )  # composes the parts: "sac", "mbpo", "dyna"; default: the recipe's
     config.env = env  # Gymnasium environment id
+    config.env_on_device = placeholder(
+        bool
+    )  # step it inside the compiled program; default: where its dynamics exist in JAX
     config.preset = "original"  # constants of Janner et al. 2019; "mbrl_lib": Pineda et al. 2021;
     # "modhe2022": those and the choices of the value-aware code of Modhe et al.
     config.seed = 0  # first seed
@@ -45,7 +51,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     sac.temperature_learning_rate = placeholder(float)
     sac.max_grad_norm = placeholder(float)  # clips gradients of policy and critics; 0: never
     sac.policy_update_every = placeholder(int)  # critic updates per policy update
-    sac.target_update_rate = 0.005  # Polyak coefficient tau
+    sac.target_update_rate = placeholder(float)  # Polyak coefficient tau
     sac.target_update_every = placeholder(int)  # updates between target updates
     sac.learn_temperature = placeholder(bool)
     sac.initial_temperature = placeholder(
@@ -54,12 +60,21 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     sac.target_entropy = placeholder(float)  # nats; default -action_size
     sac.explore_greedily = placeholder(bool)  # act with the policy's mean while training
 
+    config.soft_q = soft_q = ml_collections.ConfigDict()  # for discrete actions, beside sac's
+    soft_q.temperature = 0.01  # alpha of alpha log sum exp(Q / alpha); 0: the maximum
+    soft_q.exploration = 0.1  # share of uniformly random actions while training
+    soft_q.evaluate_greedily = False  # else evaluation samples from the softmax, as published
+
     config.model = model = ml_collections.ConfigDict()
     model.objective = placeholder(str)  # training loss: a name in models/objectives/
-    model.num_members = 7
-    model.num_elites = 5  # members with the lowest hold-out error, used for rollouts
+    model.num_members = placeholder(int)
+    model.num_elites = placeholder(int)  # members with the lowest hold-out error, used for rollouts
     model.hidden_width = placeholder(int)
-    model.hidden_depth = 4
+    model.hidden_depth = placeholder(int)
+    model.activation = placeholder(str)  # "silu", "relu" or "tanh"
+    model.initializer = placeholder(str)  # "truncated_normal" (PETS) or "orthogonal"
+    model.head_scale = placeholder(float)  # multiplies the initial weights of the last layer
+    model.separate_reward = placeholder(bool)  # the reward has a network of its own
     model.learning_rate = placeholder(float)
     model.weight_decay = placeholder(
         tuple
@@ -69,9 +84,9 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.learn_variance_bounds = placeholder(
         bool
     )  # train the soft bounds of the predicted log-variance
-    model.predict_delta = (
-        True  # predict next_observation - observation rather than next_observation
-    )
+    model.predict_delta = placeholder(
+        bool
+    )  # predict next_observation - observation rather than next_observation
     model.learn_reward = True  # False: use the environment's known reward function
     model.normalize_targets = placeholder(
         bool
@@ -116,6 +131,22 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     objective.vagram_form = "bounded"  # or "taylor"
     objective.vep_functions = "random"  # value functions: "random", or "critics" of the last fits
     objective.vep_count = 5  # how many of them
+
+    config.omd = omd = ml_collections.ConfigDict()  # implicit differentiation, and one-step agents
+    omd.inverse = "identity"  # of the critics' Hessian: "identity", "neumann", "cg" or "exact"
+    omd.cg_steps = 100  # most conjugate-gradient steps
+    omd.cg_tolerance = 1e-5  # relative residual at which they stop
+    omd.damping = 1e-5  # added to the Hessian's diagonal by "cg" and "exact"
+    omd.neumann_terms = 10
+    omd.neumann_step = 0.1  # below 2 / (largest eigenvalue of the Hessian)
+    omd.inner_steps = 1  # critic updates in the model per model update
+    omd.critics = placeholder(str)  # "agent": they learn in the model themselves; "own": copies do
+    omd.fresh_optimizer = placeholder(bool)  # the learner's Adam forgets before every hypergradient
+    omd.fresh_critics = False  # untrained critics before every hypergradient
+    omd.fresh_batch = placeholder(bool)  # learner and model get different rows; not with omd
+    omd.diagnose_every = placeholder(
+        int
+    )  # environment steps between diagnostics of a one-step agent; 0: never
 
     config.refit = refit = ml_collections.ConfigDict()  # of the critics, within the model fit
     refit.interval = placeholder(int)  # gradient steps of the model between refits; 0: never

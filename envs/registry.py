@@ -1,6 +1,7 @@
 """From an environment's id to the environment and to its `EnvSpec`.
 
-Whatever `make` returns shows float32 vectors and takes actions in [-1, 1].
+Whatever `make` returns shows float32 vectors and takes actions in [-1, 1] or, where the agent has
+to choose, one-hot vectors. Some environments exist as pure functions too (`functional`).
 
 Environments of your own are registered next to the built-in ones:
 
@@ -14,14 +15,15 @@ import difflib
 import functools
 import importlib
 import inspect
-import re
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import gymnasium
 
-from envs import boundary, distractors, rewards, terminations
+from envs import boundary, distractors, retired, rewards, terminations
+from envs.functional import DISTRACTED, FunctionalEnv
+from envs.functional_cartpole import cartpole
 from envs.spec import EnvSpec, RewardFn, TerminationFn
 from errors import UserError
 
@@ -29,22 +31,6 @@ EnvFactory = Callable[..., gymnasium.Env]
 """Takes nothing, or the keyword `render_mode`; the time limit is part of what it returns."""
 
 _TRUNCATED_SIZES = {"Ant": terminations.ANT_STATE_SIZE, "Humanoid": 45}  # qpos[2:] and qvel
-
-_MUJOCO_FAMILIES = (
-    "Ant",
-    "AntTruncated",
-    "HalfCheetah",
-    "Hopper",
-    "Humanoid",
-    "HumanoidStandup",
-    "HumanoidTruncated",
-    "InvertedDoublePendulum",
-    "InvertedPendulum",
-    "Pusher",
-    "Reacher",
-    "Swimmer",
-    "Walker2d",
-)
 
 _REGISTRATION = """\
 from envs import register, terminations
@@ -58,6 +44,7 @@ class _Entry(NamedTuple):
     termination: TerminationFn
     reward: RewardFn | None
     make: EnvFactory
+    functional: FunctionalEnv | None
 
 
 _entries: dict[str, _Entry] = {}
@@ -70,6 +57,7 @@ def register(
     termination: TerminationFn,
     reward: RewardFn | None = None,
     make: EnvFactory | None = None,
+    functional: FunctionalEnv | None = None,
 ) -> None:
     """Makes an environment known under `env_id`, in place of an earlier one of that id.
 
@@ -77,14 +65,16 @@ def register(
       env_id: `MyEnv-v0`; a module in front of it is left out. No `+` in it: what follows one names
         distracting dimensions, which every registered environment can have.
       termination: `(observation [..., O], action [..., A], next_observation [..., O]) ->
-        terminated [...]` (bool), in `jax.numpy`; actions in [-1, 1]. `terminations.never` if
-        episodes end only by their time limit.
+        terminated [...]` (bool), in `jax.numpy`; actions in [-1, 1], or one-hot if they are
+        `Discrete`. `terminations.never` if episodes end only by their time limit.
       reward: the same arguments `-> reward [...]` (float); None if it has to be learned.
       make: creates the environment, time limit included; `gymnasium.make(env_id)` by default. It is
         given `render_mode` if it has a parameter of that name.
+      functional: the same environment as pure functions, if there is one.
 
     Raises:
-      UserError: `termination`, `reward` or `make` is not a function, or the id contains a `+`.
+      UserError: `termination`, `reward` or `make` is not a function, `functional` is not a
+        `FunctionalEnv`, or the id contains a `+`.
     """
     name = env_id.rpartition(":")[2]
     if "+" in name:
@@ -99,7 +89,13 @@ def register(
                 f"register({env_id!r}, ...) was given {argument}={function!r}, which is not a "
                 f"function. Give a function, as in:\n\n{_REGISTRATION.format(name=env_id)}"
             )
-    _entries[name] = _Entry(termination, reward, make or functools.partial(_gym_make, name))
+    if not isinstance(functional, FunctionalEnv | None):
+        raise UserError(
+            f"register({env_id!r}, ...) was given functional={functional!r}. Give an "
+            "envs.FunctionalEnv(reset, step, max_steps), or leave it out."
+        )
+    factory = make or functools.partial(_gym_make, name)
+    _entries[name] = _Entry(termination, reward, factory, functional)
     _specs.pop(name, None)
 
 
@@ -149,7 +145,8 @@ def make(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
 
     Returns:
       An environment with float32 observations [O] and actions [A] in [-1, 1]; larger actions are
-      clipped. Its time limit is reported as `truncated`.
+      clipped. Of discrete actions it takes one-hot vectors [A], or any whose largest entry is the
+      choice. Its time limit is reported as `truncated`.
 
     Raises:
       UserError: the id is unknown, the environment cannot be created, or its spaces do not fit.
@@ -174,20 +171,42 @@ def spec(env_id: str) -> EnvSpec:
     if name not in _specs:
         entry = _find(name)
         environment = _create(name, entry.make)
+        actions = boundary.action_box(environment.action_space)
         environment_spec = EnvSpec(
             env_id=name,
             observation_size=environment.observation_space.shape[0],
-            action_size=environment.action_space.shape[0],
-            action_low=tuple(environment.action_space.low.tolist()),
-            action_high=tuple(environment.action_space.high.tolist()),
+            action_size=actions.shape[0],
+            action_low=tuple(actions.low.tolist()),
+            action_high=tuple(actions.high.tolist()),
             termination=entry.termination,
             reward=entry.reward,
+            discrete=isinstance(environment.action_space, gymnasium.spaces.Discrete),
         )
         environment.close()
         boundary.check_functions(environment_spec)
         _specs[name] = environment_spec
     environment_spec = _specs[name]._replace(env_id=env_id)
     return environment_spec if added is None else distractors.extend(environment_spec, added)
+
+
+def functional(env_id: str) -> FunctionalEnv | None:
+    """The environment as pure functions; None where none are known: then there is only `make`.
+
+    Args:
+      env_id: as for `make`. Of distracting dimensions, noise exists as pure functions.
+
+    Raises:
+      UserError: as for `spec`, or the registered functions do not fit it.
+    """
+    name, added = distractors.split(import_module_for(env_id))
+    env = _find(name).functional
+    if env is None:
+        return None
+    boundary.check_functional(spec(name), env)
+    if added is None:
+        return env
+    extend = DISTRACTED.get(added.kind)
+    return None if extend is None else extend(env, added.size)
 
 
 def _gym_make(gym_id: str, render_mode: str | None = None) -> gymnasium.Env:
@@ -214,7 +233,7 @@ def _find(name: str) -> _Entry:
     """
     if name in _entries:
         return _entries[name]
-    _refuse_retired(name)
+    retired.refuse(name, _entries)
     if name in gymnasium.registry:
         # An environment with unsuitable spaces must not be answered with code that cannot help.
         _create(name, functools.partial(_gym_make, name)).close()
@@ -231,24 +250,6 @@ def _find(name: str) -> _Entry:
         "An environment of your own is named with its module, as in "
         "my_package.my_envs:MyEnv-v0."
     )
-
-
-def _refuse_retired(name: str) -> None:
-    """Raises UserError for versions 0 to 3 of the MuJoCo environments, and for Pusher-v4."""
-    if name == "Pusher-v4":
-        raise UserError("Pusher-v4 runs only with mujoco < 3. Use Pusher-v5.")
-    retired = re.fullmatch(r"(\w+)-v[0-3]", name)
-    if retired is None:
-        return
-    # The original MBPO configurations call the truncated environments AntTruncatedObs-v2.
-    family = retired[1].replace("TruncatedObs", "Truncated")
-    if family in _MUJOCO_FAMILIES:
-        v4 = f"{family}-v4"
-        comparison = f", or {v4} to compare with published tables" if v4 in _entries else ""
-        raise UserError(
-            f"{name!r} is a retired MuJoCo environment: it needs the old mujoco-py. "
-            f"Use {family}-v5{comparison}."
-        )
 
 
 def _create(name: str, factory: EnvFactory, render_mode: str | None = None) -> gymnasium.Env:
@@ -280,6 +281,12 @@ def _create(name: str, factory: EnvFactory, render_mode: str | None = None) -> g
 def _register_builtins() -> None:
     never = terminations.never
     register("Pendulum-v1", termination=never, reward=rewards.pendulum)
+    register(
+        "CartPole-v1",
+        termination=terminations.cartpole,
+        reward=rewards.one_per_step,
+        functional=cartpole,
+    )
     double_pendulum = terminations.inverted_double_pendulum
     for version in ("v4", "v5"):
         register(f"InvertedDoublePendulum-{version}", termination=double_pendulum)
@@ -299,7 +306,7 @@ def _register_builtins() -> None:
     register(
         "InvertedPendulum-v4",
         termination=inverted_pendulum,
-        reward=rewards.inverted_pendulum_v4,
+        reward=rewards.one_per_step,
     )
     register(
         "InvertedPendulum-v5",

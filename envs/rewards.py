@@ -1,8 +1,8 @@
 """Rewards that are an exact function of what the agent sees and does.
 
 Every function has the type `spec.RewardFn`: `(observation [..., O], action [..., A],
-next_observation [..., O]) -> reward [...]` (float32), with actions in [-1, 1]. Each repeats the
-`step` method of one Gymnasium 1.4 environment and agrees with it to 1e-4.
+next_observation [..., O]) -> reward [...]` (float32), with the agents' actions: in [-1, 1], or
+one-hot. Each repeats the `step` method of a Gymnasium 1.4 environment and agrees with it to 1e-4.
 
 The other MuJoCo environments pay for a displacement that is not observed (HalfCheetah, Hopper,
 Walker2d, Swimmer, Ant, Humanoid) or for velocities that are observed clipped
@@ -36,10 +36,10 @@ def pendulum(
     return -(angle**2 + PENDULUM_VELOCITY_COST * velocity**2 + PENDULUM_TORQUE_COST * torque**2)
 
 
-def inverted_pendulum_v4(
+def one_per_step(
     observation: chex.Array, action: chex.Array, next_observation: chex.Array
 ) -> chex.Array:
-    """InvertedPendulum-v4: 1 for every step, the terminating one included."""
+    """CartPole-v1 and InvertedPendulum-v4: 1 for every step, the terminating one included."""
     del observation, action
     return jnp.ones(next_observation.shape[:-1], dtype=jnp.float32)
 

@@ -4,10 +4,13 @@ Every function has the type `spec.TerminationFn`: `(observation [..., O], action
 next_observation [..., O]) -> terminated [...]` (bool). All but `never` look only at the next
 observation. Lengths are in metres, angles in radians, velocities in metres or radians per second.
 
-Source: the `step` and `is_healthy` methods in `gymnasium/envs/mujoco/*_v4.py` and `*_v5.py`
-(Gymnasium 1.4). Versions 4 and 5 share every rule, so one function serves both. A rule is written
-as "not healthy" because comparisons with NaN are false: a state that is not a number terminates.
+Source: the `step` and `is_healthy` methods in `gymnasium/envs/mujoco/*_v4.py` and `*_v5.py`, and
+`gymnasium/envs/classic_control/cartpole.py` (Gymnasium 1.4). Versions 4 and 5 share every rule, so
+one function serves both. A rule is written as "not healthy" because comparisons with NaN are false:
+a state that is not a number terminates.
 """
+
+import math
 
 import chex
 import jax.numpy as jnp
@@ -23,6 +26,8 @@ HUMANOID_HEIGHT_RANGE = (1.0, 2.0)
 INVERTED_PENDULUM_MAX_ANGLE = 0.2
 DOUBLE_PENDULUM_POLE_LENGTH = 0.6  # `inverted_double_pendulum.xml`, both poles
 DOUBLE_PENDULUM_MIN_TIP_HEIGHT = 1.0
+CARTPOLE_MAX_POSITION = 2.4
+CARTPOLE_MAX_ANGLE = math.radians(12.0)
 
 
 def never(observation: chex.Array, action: chex.Array, next_observation: chex.Array) -> chex.Array:
@@ -53,6 +58,15 @@ def inverted_double_pendulum(
     sin_a, sin_b, cos_a, cos_b = (next_observation[..., i] for i in range(1, 5))
     tip_height = DOUBLE_PENDULUM_POLE_LENGTH * (cos_a + cos_a * cos_b - sin_a * sin_b)
     return ~(tip_height > DOUBLE_PENDULUM_MIN_TIP_HEIGHT)
+
+
+def cartpole(
+    observation: chex.Array, action: chex.Array, next_observation: chex.Array
+) -> chex.Array:
+    """The cart is more than 2.4 m from the centre or the pole leans more than 12 degrees; O = 4."""
+    del observation, action
+    on_track = jnp.abs(next_observation[..., 0]) <= CARTPOLE_MAX_POSITION
+    return ~(on_track & (jnp.abs(next_observation[..., 2]) <= CARTPOLE_MAX_ANGLE))
 
 
 def hopper(observation: chex.Array, action: chex.Array, next_observation: chex.Array) -> chex.Array:

@@ -15,6 +15,22 @@ def episode_seed(seed: int, stream: int, *position: int) -> int:
     return int(np.random.SeedSequence([seed, stream, *position]).generate_state(1)[0])
 
 
+def not_finite(
+    env_id: str,
+    seed: int,
+    episode: int,
+    step: int,
+    reward: np.floating,
+    observation: np.ndarray,
+) -> UserError:
+    """Returns what to raise when an environment returns numbers that are not finite."""
+    return UserError(
+        f"{env_id} returned a reward or observation that is not finite (seed {seed}, episode "
+        f"{episode}, step {step}): reward {reward}, observation {observation}. Fix the "
+        "environment, then run the same command again: it resumes from the last checkpoint."
+    )
+
+
 class Actors:
     """S training environments.
 
@@ -54,12 +70,8 @@ class Actors:
         with np.errstate(over="ignore"):
             reward = np.float32(reward)
         if not (np.isfinite(reward) and np.isfinite(next_observation).all()):
-            raise UserError(
-                f"{self._env_id} returned a reward or observation that is not finite (seed "
-                f"{self._seeds[k]}, episode {self._episodes[k]}, step {len(self._actions[k])}): "
-                f"reward {reward}, observation {next_observation}. Fix the environment, then run "
-                "the same command again: it resumes from the last checkpoint."
-            )
+            place = self._seeds[k], self._episodes[k], len(self._actions[k])
+            raise not_finite(self._env_id, *place, reward, next_observation)
         return Transition(
             self.observation[k],
             action,

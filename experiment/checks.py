@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from agents.recipes import RECIPES, USE_ALGO
 from configs import environments
 from errors import UserError
+from experiment.agent_checks import check_agent, check_exact, check_one_step, omd_names
 from experiment.fields import flag, given, is_number, uses
 from experiment.flow_checks import check_flow
 from experiment.objective_checks import (
@@ -52,6 +53,10 @@ SMALLEST: dict[str, int] = {
     "model.max_gradient_steps": 0,
     "objective.num_model_samples": 0,
     "objective.vep_count": 1,
+    "omd.cg_steps": 1,
+    "omd.neumann_terms": 1,
+    "omd.inner_steps": 1,
+    "omd.diagnose_every": 0,
     "refit.interval": 0,
     "refit.starts": 1,
     "refit.updates": 1,
@@ -79,6 +84,9 @@ _POSITIVE = (
     "sac.policy_learning_rate",
     "sac.temperature_learning_rate",
     "model.learning_rate",
+    "model.head_scale",
+    "omd.cg_tolerance",
+    "omd.neumann_step",
     "flow.score_cap",
     "flow.warmup_learning_rate",
     "flow.learning_rate",
@@ -91,6 +99,8 @@ _NOT_NEGATIVE = (
     "model.max_grad_norm",
     "objective.value_weight",
     "objective.mle_weight",
+    "omd.damping",
+    "soft_q.temperature",
     "flow.dv_weight",
     "flow.nll_weight",
     "flow.smoothing",
@@ -100,7 +110,12 @@ _NOT_NEGATIVE = (
     "flow.gate_tolerance",
 )
 
-_RATIOS = ("model.holdout_ratio", "model.improvement_threshold", "rollout.real_ratio")
+_RATIOS = (
+    "model.holdout_ratio",
+    "model.improvement_threshold",
+    "rollout.real_ratio",
+    "soft_q.exploration",
+)
 
 
 def find_spec(env_id: str) -> "EnvSpec | None":
@@ -113,22 +128,34 @@ def find_spec(env_id: str) -> "EnvSpec | None":
         return None
 
 
+def is_functional(env_id: str) -> bool:
+    """Whether the dynamics of a registered environment are known as JAX functions."""
+    import envs
+
+    return envs.functional(env_id) is not None
+
+
 def check_names(config: ConfigDict) -> Iterator[str]:
     """Yields fields whose value is not one of a fixed list of names."""
-    from agents.filters import FILTERS  # these import JAX, reading a configuration does not
+    from agents.filters import FILTERS
+    from agents.registry import AGENTS  # these import JAX, reading a configuration does not
     from experiment.metrics import WANDB_MODES
     from flows.coupled import SMOOTHING_FORMS, SOFT_CLIPS
     from flows.coupling import FLOW_KINDS
     from flows.estimator import INPUTS
     from flows.filter import RULES
     from flows.reward import ESTIMATORS
+    from models.ensemble import ACTIVATIONS, INITIALIZERS
     from models.objectives import OBJECTIVES
 
     allowed: dict[str, Collection[str]] = {
         "algo": RECIPES,
+        "agent": AGENTS,
         "use_algo": USE_ALGO,
         "preset": environments.PRESETS,
         "model.objective": OBJECTIVES,
+        "model.activation": ACTIVATIONS,
+        "model.initializer": INITIALIZERS,
         "rollout.filter": FILTERS,
         "flow.inputs": INPUTS,
         "flow.kind": FLOW_KINDS,
@@ -138,6 +165,7 @@ def check_names(config: ConfigDict) -> Iterator[str]:
         "flow.estimator": ESTIMATORS,
         "logging.wandb": WANDB_MODES,
         **allowed_names(),
+        **omd_names(),
     }
     for name, value in given(config, allowed):
         if value not in allowed[name]:
@@ -180,8 +208,9 @@ def check_numbers(config: ConfigDict) -> Iterator[str]:
     """Yields real numbers outside their range; NaN is outside every range."""
     if not 0 < config.discount < 1:
         yield f"{flag(config, 'discount')} is not between 0 and 1: use for example 0.99."
-    if not 0 < config.sac.target_update_rate <= 1:
-        yield f"{flag(config, 'sac.target_update_rate')} is not in (0, 1]: use for example 0.005."
+    for name, value in given(config, ("sac.target_update_rate",)):
+        if not 0 < value <= 1:
+            yield f"{flag(config, name)} is not in (0, 1]: use for example 0.005."
     for name, value in given(config, _POSITIVE):
         if not 0 < value < math.inf:
             yield f"{flag(config, name)} has to be a positive number."
@@ -232,7 +261,7 @@ def check_budget(config: ConfigDict) -> Iterator[str]:
 def check_model(config: ConfigDict) -> Iterator[str]:
     """Yields contradictions among the sizes of the dynamics model."""
     model = config.model
-    if not uses(config, "model.num_elites"):
+    if not uses(config, "model.num_elites") or None in (model.num_members, model.num_elites):
         return
     if model.num_elites > model.num_members > 0:
         yield (
@@ -246,7 +275,7 @@ def check_model(config: ConfigDict) -> Iterator[str]:
             "transitions: use 0 to score the model on its training rows, or a larger ratio."
         )
     decay = model.weight_decay
-    if decay is None or model.hidden_depth < 1:
+    if decay is None or (model.hidden_depth or 0) < 1:
         return
     layers = model.hidden_depth + 1
     if not all(is_number(value) and 0 <= value < math.inf for value in decay):
@@ -262,7 +291,7 @@ def check_rollout(config: ConfigDict) -> Iterator[str]:
     """Yields start states that the elites cannot share and schedules that make no sense."""
     if not uses(config, "rollout.schedule"):
         return
-    starts, elites = config.rollout.starts or 0, config.model.num_elites
+    starts, elites = config.rollout.starts or 0, config.model.num_elites or 0
     if starts > 0 and elites > 0 and starts % elites:
         below = starts - starts % elites
         nearest = " or ".join(str(n) for n in (below, below + elites) if n > 0)
@@ -300,5 +329,8 @@ CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
     check_refit,
     check_aliases,
     check_flow,
+    check_agent,
+    check_one_step,
+    check_exact,
     check_environment,  # last: its message can be several lines long
 )

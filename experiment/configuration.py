@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from agents.recipes import RECIPES, USE_ALGO
-from configs import environments, modhe2022
+from configs import environments, modhe2022, nikishin2022
 from errors import UserError
 from experiment import checks, fields
 
@@ -24,6 +24,15 @@ _RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
 _DEFAULTS: dict[str, Any] = {
     "sac.max_grad_norm": 0.0,
     "sac.policy_update_every": 1,
+    "sac.target_update_rate": 0.005,
+    "model.num_members": 7,
+    "model.num_elites": 5,
+    "model.hidden_depth": 4,
+    "model.activation": "silu",
+    "model.initializer": "truncated_normal",
+    "model.head_scale": 1.0,
+    "model.separate_reward": False,
+    "model.predict_delta": True,
     "model.max_grad_norm": 0.0,
     "model.normalize_targets": False,
     "model.validation": "mse",
@@ -34,6 +43,9 @@ _DEFAULTS: dict[str, Any] = {
     "objective.include_discount": True,
     "objective.reduction": "mean",
     "objective.value_weight": 1.0,
+    "omd.critics": "own",
+    "omd.fresh_optimizer": False,
+    "omd.fresh_batch": False,
     "refit.interval": 0,
     "refit.starts": 1000,
     "refit.updates": 5,
@@ -63,19 +75,28 @@ def resolve(config: ConfigDict) -> ConfigDict:
     if resolved.algo == "cf_mbpo":
         _fill(resolved, {"rollout.filter": USE_ALGO.get(resolved.use_algo)})
     if recipe := RECIPES.get(resolved.algo):
-        _fill(resolved, {"model.objective": recipe.objective, "rollout.filter": recipe.filter})
+        _fill(resolved, {"agent": recipe.agent, "model.objective": recipe.objective})
+        if resolved.agent == "mbpo":
+            _fill(resolved, {"rollout.filter": recipe.filter or "none"})
+    spec = checks.find_spec(resolved.env)
+    if resolved.agent == "dyna" and spec:
+        _fill(resolved, nikishin2022.DISCRETE if spec.discrete else nikishin2022.CONTINUOUS)
+        entropy = nikishin2022.TARGET_ENTROPY * spec.action_size
+        _fill(resolved, {"sac.target_entropy": entropy})
     _fill(resolved, {"flow.rl_weight": _RL_WEIGHTS.get(resolved.flow.estimator)})
     if resolved.preset in environments.PRESETS:
         _fill(resolved, environments.constants(resolved.env, resolved.preset))
     value_aware = resolved.model.objective in fields.VALUE_AWARE
-    if value_aware:
-        if resolved.preset == "modhe2022":
-            _fill(resolved, modhe2022.VALUE_AWARE)
+    decision_aware = resolved.model.objective in fields.DECISION_AWARE
+    if value_aware and resolved.preset == "modhe2022":
+        _fill(resolved, modhe2022.VALUE_AWARE)
+    if decision_aware:
         _fill(resolved, {"model.validation": "objective"})
     _fill(resolved, _DEFAULTS)
     hyper = resolved.objective
     # Products of two samples are unbiased, so they say nothing about the variance.
-    trains_variance = value_aware and (hyper.num_model_samples == 1 or hyper.mle_weight > 0)
+    by_sample = value_aware and hyper.num_model_samples == 1
+    trains_variance = by_sample or (decision_aware and hyper.mle_weight > 0)
     sampled = resolved.model.objective == "mle" or trains_variance
     _fill(resolved, {"rollout.deterministic": not sampled})
     if (resolved.sac.learning_rate or 0) > 0:  # a mistake is not copied, it would be reported twice
@@ -83,8 +104,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
             _fill(resolved, {f"sac.{part}_learning_rate": resolved.sac.learning_rate})
     if (resolved.total_steps or 0) > 0:
         _fill(resolved, {"replay_capacity": resolved.total_steps})
-    if spec := checks.find_spec(resolved.env):
+    if spec:
         _fill(resolved, {"sac.target_entropy": -float(spec.action_size)})
+        _fill(resolved, {"env_on_device": checks.is_functional(resolved.env)})
     return FrozenConfigDict(resolved)
 
 

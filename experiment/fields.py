@@ -28,6 +28,9 @@ OBJECTIVE_ALIASES: dict[tuple[str | None, str | None], str] = {
 VALUE_AWARE = ("ma_l1", "vaml", "vep", "vagram")
 """Objectives that the block `objective` is about."""
 
+DECISION_AWARE = (*VALUE_AWARE, "omd")
+"""Objectives that know what the model is for; `objective.mle_weight` adds likelihood to them."""
+
 VALUE = ("critic", "action", "mask_terminal", "include_entropy")
 """Fields of the block `objective` that say what the value of a state is, for every model."""
 
@@ -44,18 +47,25 @@ def flag(config: ConfigDict, name: str) -> str:
 
 def uses(config: ConfigDict, name: str) -> bool:
     """Whether the field `name` matters to the algorithm; all do when the algorithm is unknown."""
-    recipe = RECIPES.get(config.algo)
-    if recipe is None:
+    if config.algo not in RECIPES:
         return True
+    agent, objective = config.agent, config.model.objective
     if name.startswith("flow."):
         return (config.rollout.filter or "").startswith("flow_")
     if name.removeprefix("objective.") in VALUE:
-        return recipe.objective is not None  # diagnostics of every model ask that value
+        # diagnostics of every model of MBPO ask that value
+        return agent == "mbpo" or objective in VALUE_AWARE
+    if name == "objective.mle_weight":
+        return objective in DECISION_AWARE
     if name.startswith("objective."):
-        return config.model.objective in VALUE_AWARE
-    if name.startswith(("refit.", "model.")):
-        return recipe.objective is not None
-    return recipe.filter is not None if name.startswith("rollout.") else True
+        return objective in VALUE_AWARE
+    if name.startswith("model."):
+        return agent != "sac"
+    if name.startswith("omd."):
+        return agent == "dyna" or objective == "omd"
+    if name.startswith("soft_q."):
+        return agent == "dyna"
+    return agent == "mbpo" if name.startswith(("refit.", "rollout.")) else True
 
 
 def given(config: ConfigDict, names: Collection[str]) -> Iterator[tuple[str, Any]]:

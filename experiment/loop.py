@@ -1,11 +1,9 @@
 """The one driver: environments, agent, evaluation, metrics and checkpoints of a run."""
 
-import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,13 +15,14 @@ from agents.registry import make_agent
 from analysis import run_report
 from errors import UserError
 from experiment import memory, run_folder, seeds
-from experiment.actors import Actors
 from experiment.checkpoint import Checkpointer
-from experiment.evaluation import Evaluator
+from experiment.environments import Environments, HostEnvironments
 from experiment.interrupt import Interrupt
 from experiment.metrics import MetricsWriter, first_non_finite
+from experiment.on_device import DeviceEnvironments
 from experiment.progress import Progress
 from experiment.seed_tables import Row
+from experiment.stopwatch import Stopwatch
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path, command: str = "") -> None:
@@ -49,23 +48,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, command: str = "") -> 
         run_folder.close_run(workdir)
 
 
-class Stopwatch:
-    """Seconds spent per stage since the last `lap`."""
+class Collected(NamedTuple):
+    """Metrics of the epoch under way, still on the device."""
 
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = defaultdict(float)
-
-    @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Times a `with` block as part of `stage`."""
-        start = time.perf_counter()
-        yield
-        self._seconds[stage] += time.perf_counter() - start
-
-    def lap(self) -> dict[str, float]:
-        """Returns the seconds per stage and starts again from zero."""
-        seconds, self._seconds = dict(self._seconds), defaultdict(float)
-        return seconds
+    metrics: Metrics  # [S], summed over environment steps
+    steps: int  # how many; 1 for a refresh
+    refreshed_at: int | None = None  # `env_step` if they are those of a refresh
 
 
 class Run:
@@ -78,8 +66,9 @@ class Run:
         self._agent = seeds.lift(agent, config.num_seeds)
         print(f"Run folder: {workdir}")
         print(memory.check(self._agent.state_shape, config.num_seeds), flush=True)
-        self._actors = Actors(config.env, self._seeds)
-        self._evaluator = Evaluator(config.env, self._seeds, config.eval_episodes)
+        self._watch = Stopwatch()
+        kind = DeviceEnvironments if config.env_on_device else HostEnvironments
+        self._environments: Environments = kind(config, self._agent, self._seeds, self._watch)
         self._checkpointer = Checkpointer(workdir / "checkpoints")
         self._metrics = MetricsWriter(
             workdir,
@@ -89,20 +78,18 @@ class Run:
             wandb_project=config.logging.wandb_project,
             config=config.to_dict(),
         )
-        self._watch = Stopwatch()
-        # Metrics of the epoch under way, still on the device, with `env_step` if of a refresh.
-        self._collected: list[tuple[int | None, Metrics]] = []
+        self._collected: list[Collected] = []
         self.env_step = 0  # environment steps per seed so far
         self._evaluations = 0  # the first is of the untrained policy
         self._best_return = -np.inf
         self._wall_clock = 0.0  # seconds of training up to the last checkpoint
-        self._state, self._action = self._start()
+        self._state = self._start()
 
     def train(self, interrupt: Interrupt) -> None:
         """Runs to `total_steps`, with an evaluation and a checkpoint at the end of every epoch.
 
         Raises:
-          KeyboardInterrupt: between two environment steps, if `interrupt` was requested.
+          KeyboardInterrupt: between two calls of `advance`, if `interrupt` was requested.
         """
         config = self._config
         self._lap_start = time.perf_counter()
@@ -117,34 +104,25 @@ class Run:
                 if learned >= 0 and (learned % config.epoch_length == 0 or last):
                     self._end_epoch(progress, last)
         self._metrics.close()
-        self._actors.close()
-        self._evaluator.close()
+        self._environments.close()
 
     def advance(self) -> None:
-        """Does one environment step per seed and everything the agent learns from it."""
-        agent, config = self._agent, self._config
-        if not np.isfinite(self._action).all():
-            actions = self._action.sum(axis=1).tolist()
-            means, _ = self._take_metrics()
-            rows = zip(means, actions, strict=True)
-            self._stop_if_not_finite([{**row, "policy/action": action} for row, action in rows])
-        with self._watch("environment"):
-            transition = self._actors.step(self._action)
-        observation = self._actors.observation
+        """Does some environment steps per seed and everything the agent learns from them."""
+        self._stop_if_an_action_is_not_finite()
+        config, refresh_every = self._config, self._agent.refresh_every
+        left = config.total_steps - self.env_step
         learned = self.env_step - config.initial_steps
-        self.env_step += 1
         if learned < 0:
-            with self._watch("environment"):
-                self._state = agent.observe(self._state, transition)
-                self._state, action = agent.explore(self._state, observation)
-                self._action = np.asarray(action)
-            return
-        if agent.refresh and learned % agent.refresh_every == 0:
-            self._refresh()
-        with self._watch("policy"):
-            self._state, action, metrics = agent.step(self._state, transition, observation)
-            self._collected.append((None, metrics))
-            self._action = np.asarray(action)
+            run, at_most = self._environments.explore, min(left, -learned)
+        else:
+            if refresh_every and learned % refresh_every == 0:
+                self._refresh()
+            periods = [period for period in (config.epoch_length, refresh_every) if period]
+            run = self._environments.learn
+            at_most = min(left, *(period - learned % period for period in periods))
+        self._state, metrics, steps = run(self._state, at_most)
+        self._collected.append(Collected(metrics, steps))
+        self.env_step += steps
 
     def _refresh(self) -> None:
         collected: Metrics = {}
@@ -152,14 +130,12 @@ class Run:
             with self._watch(stage.name):
                 self._state, metrics = stage.run(self._state)
                 collected |= jax.block_until_ready(metrics)
-        self._collected.append((self.env_step, collected))
+        self._collected.append(Collected(collected, 1, refreshed_at=self.env_step + 1))
 
     def _end_epoch(self, progress: Progress, last: bool) -> None:
         policy = self._agent.policy(self._state)
         with self._watch("evaluation"):
-            evaluation = self._evaluator.run(
-                lambda observations: self._agent.act(policy, observations), self.env_step
-            )
+            evaluation = self._environments.evaluate(policy, self.env_step)
         lap = self._watch.lap()
         now = time.perf_counter()
         self._wall_clock += now - self._lap_start
@@ -194,16 +170,17 @@ class Run:
           By seed, their means over the epoch, and the rows of its refreshes with their `env_step`.
         """
         values: dict[str, list[np.ndarray]] = defaultdict(list)
+        counts: dict[str, int] = defaultdict(int)
         refreshes: list[list[Row]] = [[] for _ in self._seeds]
-        fetched = jax.device_get([metrics for _, metrics in self._collected])
-        for (env_step, _), metrics in zip(self._collected, fetched, strict=True):
+        for metrics, steps, refreshed_at in jax.device_get(self._collected):
             for name, value in metrics.items():
                 values[name].append(value)
-            if env_step is not None:
+                counts[name] += steps
+            if refreshed_at is not None:
                 for rows, row in zip(refreshes, self._by_seed(metrics), strict=True):
-                    rows.append({"env_step": env_step, **row})
+                    rows.append({"env_step": refreshed_at, **row})
         self._collected = []
-        means = {name: np.mean(stack, axis=0) for name, stack in values.items()}
+        means = {name: np.sum(stack, axis=0) / counts[name] for name, stack in values.items()}
         return self._by_seed(means), refreshes
 
     def _by_seed(self, metrics: dict[str, np.ndarray]) -> list[Row]:
@@ -220,6 +197,14 @@ class Run:
                 "and train in a new --workdir."
             )
 
+    def _stop_if_an_action_is_not_finite(self) -> None:
+        action = np.asarray(self._environments.action)
+        if np.isfinite(action).all():
+            return
+        means, _ = self._take_metrics()
+        rows = zip(means, action.sum(axis=1).tolist(), strict=True)
+        self._stop_if_not_finite([{**row, "policy/action": total} for row, total in rows])
+
     def _save(self, mean_return: float, policy: Any, last: bool) -> None:
         every = self._config.checkpoint.every_epochs
         if not every:
@@ -232,23 +217,20 @@ class Run:
                 "evaluations": self._evaluations,
                 "wall_clock": self._wall_clock,
                 "best_return": self._best_return,
-                "action": self._action,
-                **self._actors.log(),
+                **self._environments.log(),
             }
             self._checkpointer.save(self.env_step, self._state, driver)
 
-    def _start(self) -> tuple[Any, np.ndarray]:
-        """Returns the agent state and the actions [S, A] to start from: a checkpoint's, if any."""
+    def _start(self) -> Any:
+        """Returns the agent state to start from: a checkpoint's, if there is any."""
         found = self._checkpointer.restore(self._agent.state_shape)
         if found is None:
             self._metrics.truncate(-1)
-            state = self._agent.init(self._seeds)
-            state, action = self._agent.explore(state, self._actors.observation)
-            return state, np.asarray(action)
+            return self._environments.begin(self._agent.init(self._seeds))
         self.env_step, state, driver = found
         self._evaluations, self._wall_clock = driver["evaluations"], driver["wall_clock"]
         self._best_return = driver["best_return"]
-        self._actors.restore(driver)
+        self._environments.restore(driver)
         self._metrics.truncate(self.env_step)
         print(f"Resuming at step {self.env_step} of {self._config.total_steps}.", flush=True)
-        return state, driver["action"]
+        return state

@@ -42,7 +42,7 @@ def check_objective(config: ConfigDict) -> Iterator[str]:
 
 def check_refit(config: ConfigDict) -> Iterator[str]:
     """Yields refits whose rollouts the elites cannot share or the replay cannot hold."""
-    refit, elites = config.refit, config.model.num_elites
+    refit, elites = config.refit, config.model.num_elites or 0
     if not uses(config, "refit.interval") or not refit.interval or refit.starts < 1 or elites < 1:
         return
     if refit.starts % elites:

@@ -6,6 +6,7 @@ vectorising small matrix products is slower than the loop.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,42 +37,58 @@ class LiftedAgent:
     act: Callable[..., Any]
     refresh_every: int
     state_shape: Any  # ShapeDtypeStructs of the state, with shardings
+    single: Agent  # for one seed, not compiled
 
 
 def lift(agent: Agent, num_seeds: int) -> LiftedAgent:
     """Compiles `agent` for `num_seeds` seeds."""
     sharding = seed_sharding(num_seeds)
-
-    def compiled(fn: Callable, donate: bool = True) -> Callable:
-        local_seeds = num_seeds // sharding.mesh.size
-        mapped = jax.shard_map(
-            _over_local_seeds(fn, local_seeds),
-            mesh=sharding.mesh,
-            in_specs=sharding.spec,
-            out_specs=sharding.spec,
-            check_vma=False,
-        )
-        return jax.jit(
-            mapped,
-            in_shardings=sharding,
-            out_shardings=sharding,
-            donate_argnums=0 if donate else (),
-        )
-
-    init = compiled(lambda seed: agent.init(jax.random.key(seed)), donate=False)
+    program = functools.partial(compiled, num_seeds=num_seeds)
+    init = program(lambda seed: agent.init(jax.random.key(seed)), donate=False)
     shape = jax.eval_shape(init, jax.ShapeDtypeStruct((num_seeds,), jnp.uint32))
     return LiftedAgent(
         init=lambda seeds: init(jnp.asarray(seeds, jnp.uint32)),
-        explore=compiled(agent.explore),
-        observe=compiled(agent.observe),
-        step=compiled(agent.step),
-        refresh=tuple(Stage(stage.name, compiled(stage.run)) for stage in agent.refresh),
+        explore=program(agent.explore),
+        observe=program(agent.observe),
+        step=program(agent.step),
+        refresh=tuple(Stage(stage.name, program(stage.run)) for stage in agent.refresh),
         policy=agent.policy,
-        act=compiled(agent.act, donate=False),
+        act=program(agent.act, donate=False),
         refresh_every=agent.refresh_every,
         state_shape=jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shape
         ),
+        single=agent,
+    )
+
+
+def compiled(
+    fn: Callable, num_seeds: int, *, donate: bool = True, shared: bool = False
+) -> jax.stages.Wrapped:
+    """Compiles a function of one seed for several: arguments and results get a leading seed axis.
+
+    Args:
+      fn: the function.
+      num_seeds: length of the axis.
+      donate: the results may take the memory of the first argument, which is lost.
+      shared: the second of two arguments has no seed axis: it is the same for all.
+    """
+    sharding = seed_sharding(num_seeds)
+    placement: Any = sharding
+    if shared:
+        placement = (sharding, NamedSharding(sharding.mesh, PartitionSpec()))
+    mapped = jax.shard_map(
+        _over_local_seeds(fn, num_seeds // sharding.mesh.size, shared),
+        mesh=sharding.mesh,
+        in_specs=jax.tree.map(lambda place: place.spec, placement),
+        out_specs=sharding.spec,
+        check_vma=False,
+    )
+    return jax.jit(
+        mapped,
+        in_shardings=placement,
+        out_shardings=sharding,
+        donate_argnums=0 if donate else (),
     )
 
 
@@ -83,15 +100,19 @@ def seed_sharding(num_seeds: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(SEED_AXIS))
 
 
-def _over_local_seeds(fn: Callable, local_seeds: int) -> Callable:
+def _over_local_seeds(fn: Callable, local_seeds: int, shared: bool) -> Callable:
     """Maps fn over the leading axis of its arguments, of length `local_seeds`."""
-    if local_seeds == 1:
+    on_cpu = jax.default_backend() == "cpu"
 
-        def only(*args: chex.ArrayTree) -> chex.ArrayTree:
-            output = fn(*jax.tree.map(lambda x: x[0], args))
+    def mapped(*args: chex.ArrayTree) -> chex.ArrayTree:
+        own, common = (args[:1], args[1:]) if shared else (args, ())
+
+        def one(own: chex.ArrayTree) -> chex.ArrayTree:
+            return fn(*own, *common)
+
+        if local_seeds == 1:
+            output = one(jax.tree.map(lambda x: x[0], own))
             return jax.tree.map(lambda x: x[None], output)
+        return jax.lax.map(one, own) if on_cpu else jax.vmap(one)(own)
 
-        return only
-    if jax.default_backend() == "cpu":
-        return lambda *args: jax.lax.map(lambda one: fn(*one), args)
-    return jax.vmap(fn)
+    return mapped

@@ -85,18 +85,57 @@ def truncated_normal_init(
     return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
 
+ACTIVATIONS: dict[str, Callable[[chex.Array], chex.Array]] = {
+    "silu": silu,
+    "relu": nn.relu,
+    "tanh": jnp.tanh,
+}
+INITIALIZERS: dict[str, nn.initializers.Initializer] = {
+    "truncated_normal": truncated_normal_init,
+    "orthogonal": nn.initializers.orthogonal(math.sqrt(2.0)),
+}
+"""Values of `model.initializer`: PETS, and what Nikishin et al. 2022 use."""
+
+
+class SeparateReward(nn.Module):
+    """Two networks: one for the first targets, one for the last, the reward.
+
+    Both give means, then log-variances; so does their combination.
+    """
+
+    state: MLP
+    reward: MLP
+
+    def __call__(self, x: chex.Array) -> chex.Array:
+        """Maps x [..., I] to [..., 2D]."""
+        halves = zip(*(jnp.split(net(x), 2, axis=-1) for net in (self.state, self.reward)))
+        return jnp.concatenate([half for pair in halves for half in pair], axis=-1)
+
+
+def _make_net(config: ConfigDict, spec: EnvSpec) -> nn.Module:
+    hyper = config.model
+
+    def mlp(targets: int) -> MLP:
+        return MLP(
+            2 * targets,
+            hyper.hidden_width,
+            hyper.hidden_depth,
+            activation=ACTIVATIONS[hyper.activation],
+            kernel_init=INITIALIZERS[hyper.initializer],
+            head_scale=hyper.head_scale,
+        )
+
+    if hyper.separate_reward and hyper.learn_reward:
+        return SeparateReward(mlp(spec.observation_size), mlp(1))
+    return mlp(spec.observation_size + int(hyper.learn_reward))
+
+
 def make_ensemble(config: ConfigDict, spec: EnvSpec) -> Ensemble:
     """Builds the ensemble of a resolved configuration (its `model` block)."""
     hyper = config.model
     input_size = spec.observation_size + spec.action_size
     target_size = spec.observation_size + int(hyper.learn_reward)
-    net = MLP(
-        2 * target_size,
-        hyper.hidden_width,
-        hyper.hidden_depth,
-        activation=silu,
-        kernel_init=truncated_normal_init,
-    )
+    net = _make_net(config, spec)
 
     def init(key: chex.PRNGKey) -> chex.ArrayTree:
         lower, upper = INITIAL_LOG_VARIANCE_BOUNDS

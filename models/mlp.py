@@ -19,6 +19,7 @@ class MLP(nn.Module):
     layer_norm: bool = False  # before every activation
     activation: Callable[[chex.Array], chex.Array] = nn.relu
     kernel_init: nn.initializers.Initializer = glorot_uniform
+    head_scale: float = 1.0  # multiplies the initial weights of the head
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
@@ -28,7 +29,13 @@ class MLP(nn.Module):
             if self.layer_norm:
                 x = nn.LayerNorm()(x)
             x = self.activation(x)
-        return nn.Dense(self.outputs, kernel_init=self.kernel_init, name=f"layer_{self.depth}")(x)
+        head_init = scaled(self.kernel_init, self.head_scale)
+        return nn.Dense(self.outputs, kernel_init=head_init, name=f"layer_{self.depth}")(x)
+
+
+def scaled(init: nn.initializers.Initializer, scale: float) -> nn.initializers.Initializer:
+    """Returns the initialiser whose weights are `scale` times those of `init`."""
+    return lambda *args: scale * init(*args)
 
 
 def init_ensemble(net: nn.Module, key: chex.PRNGKey, num: int, inputs: int) -> chex.ArrayTree:

@@ -63,12 +63,15 @@ class Training(NamedTuple):
 
     Attributes:
       init: `(key) -> ModelState`.
+      step: `(ModelState, batch [E, B, ...], Context, key) -> (ModelState, metrics)`, one gradient
+        step.
       start: `(ModelState, learner, Context, example of a batch) -> Trained`, without a step.
       advance: `(Trained, end, batch_at, key) -> Trained`: gradient steps up to number `end` on the
         batches `batch_at(step)` [E, B, ...], and the refits that are due. Consumes `key`.
     """
 
     init: Callable[[chex.PRNGKey], ModelState]
+    step: Callable[..., tuple[ModelState, dict[str, chex.Array]]]
     start: Callable[[ModelState, Any, Context, Transition], Trained]
     advance: Callable[..., Trained]
 
@@ -134,7 +137,7 @@ def make_training(
 
         return jax.lax.while_loop(lambda trained: trained.steps < end, to_next_refit, trained)
 
-    return Training(init, start, advance)
+    return Training(init, gradient_step, start, advance)
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from models.objectives import mle, model_advantage, mse, vagram, vep
+from models.objectives import mle, model_advantage, mse, omd, vagram, vep
 from models.objectives.base import Context, ModelObjective, Parts, SamplePolicy
 
 OBJECTIVES: dict[str, Callable[[ConfigDict, Parts], ModelObjective]] = {
@@ -14,6 +14,7 @@ OBJECTIVES: dict[str, Callable[[ConfigDict, Parts], ModelObjective]] = {
     "vaml": model_advantage.vaml,
     "vep": vep.make,
     "vagram": vagram.make,
+    "omd": omd.make,
 }
 """Name -> `(config, parts) -> ModelObjective`."""
 

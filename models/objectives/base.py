@@ -12,6 +12,7 @@ from replay import Transition
 
 ObjectiveState = Any  # a pytree
 QValues = Callable[[chex.ArrayTree, chex.Array, chex.Array], chex.Array]
+Value = Callable[[Any, chex.ArrayTree, chex.Array, chex.PRNGKey], chex.Array]
 SamplePolicy = Callable[[chex.ArrayTree, chex.Array, chex.PRNGKey], chex.Array]
 LossOutput = tuple[chex.Array, tuple[ObjectiveState, dict[str, chex.Array]]]
 
@@ -29,6 +30,7 @@ class Parts(NamedTuple):
     sample_and_log_prob: Callable[..., tuple[chex.Array, chex.Array]]  # and its log-density [...]
     greedy_policy: Callable[[chex.ArrayTree, chex.Array], chex.Array]  # without a key
     init_critics: Callable[[chex.PRNGKey], chex.ArrayTree]  # untrained
+    value: Value  # (context, critics, observation [B, O], key) -> [B], as the learner backs it up
 
 
 class Context(struct.PyTreeNode):

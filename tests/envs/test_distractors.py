@@ -197,7 +197,7 @@ def episode(env_id, seed=3, actions=0, steps=12):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("base", ["Hopper-v5", "AntTruncated-v5", "Pendulum-v1", "Gusty-v0"])
+@pytest.mark.parametrize("base", ["Hopper-v5", "AntTruncated-v5", "CartPole-v1", "Gusty-v0"])
 def test_the_real_part_of_an_episode_is_what_it_is_without_distractors(base, kind):
     register("Gusty-v0", termination=terminations.never, make=Gusty)
     rows, others = episode(base)
@@ -249,7 +249,8 @@ def test_the_dynamics_are_the_processes_in_float32():
 
 
 @pytest.mark.parametrize(
-    "base", ["Hopper-v5", "InvertedPendulum-v5", "Reacher-v5", "Pendulum-v1", "Gusty-v0"]
+    "base",
+    ["Hopper-v5", "InvertedPendulum-v5", "CartPole-v1", "Reacher-v5", "Pendulum-v1", "Gusty-v0"],
 )
 @pytest.mark.parametrize("added", [0.3, 1e4, np.nan])
 def test_termination_and_reward_do_not_see_the_distractors(base, added):
@@ -273,7 +274,7 @@ def test_termination_and_reward_do_not_see_the_distractors(base, added):
     wide = beside(observation), action, beside(next_observation)
     ends = base_spec.termination(*given)
     np.testing.assert_array_equal(extended.termination(*wide), ends)
-    if base in ("Hopper-v5", "InvertedPendulum-v5", "Gusty-v0"):
+    if base in ("Hopper-v5", "InvertedPendulum-v5", "CartPole-v1", "Gusty-v0"):
         assert 0.02 < np.mean(ends) < 0.98
     assert (extended.reward is None) == (base_spec.reward is None)
     if base_spec.reward is not None:
@@ -285,6 +286,8 @@ def test_the_spec_and_the_spaces_are_wider_and_otherwise_the_same():
     assert (base.observation_size, extended.observation_size) == (27, 31)
     assert extended.env_id == "AntTruncated-v5+noise4"
     assert extended[2:5] == base[2:5]
+    assert spec("CartPole-v1+noise4").discrete
+    assert not extended.discrete
     environment, narrow = make("AntTruncated-v5+noise4"), make("AntTruncated-v5")
     assert environment.observation_space.shape == (31,)
     assert environment.observation_space.contains(environment.reset(seed=0)[0])

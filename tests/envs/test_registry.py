@@ -107,10 +107,12 @@ def refusal(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
 
 
 def test_the_table_is_complete() -> None:
-    families = "Pendulum|Hopper|Walker2d|HalfCheetah|Swimmer|Reacher|Pusher|Ant|Humanoid|Inverted"
+    families = (
+        "CartPole|Pendulum|Hopper|Walker2d|HalfCheetah|Swimmer|Reacher|Pusher|Ant|Humanoid|Inverted"
+    )
     ours = "cheetah|obstacles|reacher|cartpole"
     known = {name for name in registry.registered_ids() if re.match(f"{families}|{ours}", name)}
-    assert known == set(BUILT_IN)
+    assert known == {"CartPole-v1", *BUILT_IN}
     assert list(registry.registered_ids()) == sorted(registry.registered_ids())
 
 
@@ -212,6 +214,62 @@ def test_actions_are_scaled_to_an_uneven_box_and_clipped() -> None:
     ):
         environment.step(np.full(2, action, np.float32))
         np.testing.assert_array_equal(environment.unwrapped.received, bound)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int8])
+def test_a_one_hot_vector_is_the_choice_that_is_counted_from_the_start(dtype: type) -> None:
+    choices = gymnasium.spaces.Discrete(3, start=-1, dtype=dtype)
+    register_probe("Choice-v0", action_space=choices)
+    environment = make("Choice-v0")
+    assert environment.action_space == gymnasium.spaces.Box(0.0, 1.0, (3,), np.float32)
+    for action, choice in (
+        ([1, 0, 0], -1),
+        ([0, 1, 0], 0),
+        ([0, 0, 1], 1),
+        ([-3.0, -2.0, -2.5], 0),  # not one-hot: the largest
+        ([0.2, 0.1, 0.7], 1),
+        ([0.5, 0.5, 0.5], -1),  # as jnp.argmax: the first of the largest
+    ):
+        environment.step(np.array(action, np.float32))
+        received = environment.unwrapped.received
+        assert received == choice
+        assert choices.contains(received)
+        assert received.dtype == dtype
+
+
+def test_actions_drawn_from_the_space_of_one_hot_vectors_are_uniform_choices() -> None:
+    register_probe("Choice-v0", action_space=gymnasium.spaces.Discrete(3))
+    environment = make("Choice-v0")
+    environment.action_space.seed(0)
+    drawn = []
+    for _ in range(3000):
+        environment.step(environment.action_space.sample())
+        drawn.append(environment.unwrapped.received)
+    # The standard error of each frequency is 0.009.
+    np.testing.assert_allclose(np.bincount(drawn) / 3000, 1 / 3, atol=0.04)
+
+
+def test_the_spec_of_a_discrete_environment_has_one_number_for_each_choice() -> None:
+    register_probe("Choice-v0", action_space=gymnasium.spaces.Discrete(3, start=-1))
+    found = spec("Choice-v0")
+    assert found.discrete
+    assert (found.action_size, found.action_low, found.action_high) == (3, (0.0,) * 3, (1.0,) * 3)
+    register_probe("Continuous-v0")
+    assert not spec("Continuous-v0").discrete
+
+
+def test_cartpole_matches_its_spec() -> None:
+    found, environment = spec("CartPole-v1"), make("CartPole-v1")
+    assert found[:5] == ("CartPole-v1", 4, 2, (0.0, 0.0), (1.0, 1.0))
+    assert found.discrete
+    assert environment.spec.max_episode_steps == 500
+    assert environment.action_space == gymnasium.spaces.Box(0.0, 1.0, (2,), np.float32)
+    for choice, direction in ((0, -1.0), (1, 1.0)):
+        before, _ = environment.reset(seed=0)
+        after, reward, terminated, truncated, _ = environment.step(np.eye(2)[choice])
+        assert np.sign(after[1] - before[1]) == direction
+        assert [type(x) for x in (reward, terminated, truncated)] == [float, bool, bool]
+        assert after.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -335,12 +393,23 @@ def test_retired_ids_name_the_id_to_use(env_id: str, advice: str) -> None:
     assert advice in refusal(make, env_id)
 
 
-def test_discrete_actions_are_refused() -> None:
-    message = refusal(spec, "CartPole-v1")
-    assert "'CartPole-v1' has the action space Discrete(2)" in message
-    assert "needs a continuous (Box) action space" in message
-    register_probe("Whole-v0", action_space=gymnasium.spaces.Box(-1, 1, (2,), np.int64))
-    assert "needs a continuous (Box) action space" in refusal(make, "Whole-v0")
+@pytest.mark.parametrize(
+    "action_space",
+    [
+        gymnasium.spaces.MultiDiscrete([2, 3]),
+        gymnasium.spaces.MultiBinary(2),
+        gymnasium.spaces.Box(-1, 1, (2,), np.int64),
+        gymnasium.spaces.Box(-1, 1, (2, 2), np.float32),
+    ],
+)
+def test_actions_that_are_neither_a_choice_nor_a_vector_are_refused(
+    action_space: gymnasium.Space,
+) -> None:
+    register_probe("Other-v0", action_space=action_space)
+    for call in (make, spec):
+        message = refusal(call, "Other-v0")
+        assert f"'Other-v0' has the action space {action_space}" in message
+        assert "agents need a Discrete one or a continuous one (Box) of one dimension" in message
 
 
 def test_unbounded_actions_are_refused_with_code_that_bounds_them() -> None:

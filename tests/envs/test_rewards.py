@@ -9,6 +9,7 @@ from envs.registry import registered_ids
 
 NUM_STEPS = 1_000
 EXACT = [
+    "CartPole-v1",
     "InvertedPendulum-v4",
     "InvertedPendulum-v5",
     "Pendulum-v1",
@@ -21,7 +22,7 @@ EXACT = [
     "obstacles-cs285-v0",
     "reacher-cs285-v0",
 ]
-FALLING = ("InvertedPendulum", "cartpole-continuous")  # a random policy ends their episodes
+FALLING = ("CartPole", "InvertedPendulum", "cartpole-continuous")  # a random policy ends their episodes
 
 
 @pytest.mark.parametrize("env_id", EXACT)
@@ -62,7 +63,7 @@ def test_pendulum_pays_for_the_state_before_the_step() -> None:
 def test_inverted_pendulum_versions_differ_only_when_it_falls() -> None:
     states = jnp.array([[0.0, 0.1, 0.0, 0.0], [0.0, 0.3, 0.0, 0.0]])
     actions = jnp.zeros((2, 1))
-    np.testing.assert_array_equal(rewards.inverted_pendulum_v4(states, actions, states), [1, 1])
+    np.testing.assert_array_equal(rewards.one_per_step(states, actions, states), [1, 1])
     np.testing.assert_array_equal(rewards.inverted_pendulum_v5(states, actions, states), [1, 0])
 
 

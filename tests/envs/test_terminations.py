@@ -23,7 +23,8 @@ SAMPLED: dict[str, dict[int, tuple[tuple[float, float], tuple[float, ...]]]] = {
     "Humanoid": {2: ((0.7, 2.4), (1.0, 2.0))},
     "HumanoidTruncated": {2: ((0.7, 2.4), (1.0, 2.0))},
 }
-TERMINATING = [f"{family}-{version}" for family in SAMPLED for version in ("v4", "v5")]
+MUJOCO_TERMINATING = [f"{family}-{version}" for family in SAMPLED for version in ("v4", "v5")]
+TERMINATING = ["CartPole-v1", *MUJOCO_TERMINATING]
 NEVER_TERMINATING = [
     "Pendulum-v1",
     "Pusher-v5",
@@ -69,7 +70,7 @@ def terminated_by_us(env_id: str, next_observations: np.ndarray, actions: np.nda
 
 
 @pytest.mark.filterwarnings("ignore:.*divide", "ignore:.*invalid value", "ignore:.*NaN value")
-@pytest.mark.parametrize("env_id", TERMINATING)
+@pytest.mark.parametrize("env_id", MUJOCO_TERMINATING)
 def test_agrees_with_the_simulator_at_random_states(env_id: str) -> None:
     environment = make(env_id)
     environment.reset(seed=0)
@@ -93,6 +94,30 @@ def test_agrees_with_the_simulator_at_random_states(env_id: str) -> None:
     assert clear.mean() > 0.99
     ours = terminated_by_us(env_id, next_observations, actions)
     np.testing.assert_array_equal(ours[clear], simulated[clear])
+
+
+def test_cartpole_agrees_with_the_simulator_at_random_states() -> None:
+    environment = make("CartPole-v1")
+    environment.reset(seed=0)
+    simulator = environment.unwrapped
+    # In no time the environment's own `step` judges exactly the state that was set.
+    simulator.tau = 0.0
+    states = np.random.default_rng(0).uniform(-1.0, 1.0, (NUM_STATES, 4)) * [4.0, 9.0, 0.4, 9.0]
+    for index, threshold in ((0, 2.4), (2, 12 * 2 * np.pi / 360)):
+        near = abs(abs(states[:, index]) - threshold) < EDGE
+        states[near, index] = threshold + 2 * EDGE
+    rows, verdicts = [], []
+    for state in states:
+        simulator.state, simulator.steps_beyond_terminated = state, None
+        next_observation, reward, terminated, _, _ = environment.step(np.array([1.0, 0.0]))
+        assert reward == 1.0
+        rows.append(next_observation)
+        verdicts.append(terminated)
+
+    np.testing.assert_array_equal(rows, states.astype(np.float32))
+    assert 0.05 < np.mean(verdicts) < 0.95
+    ours = terminated_by_us("CartPole-v1", np.stack(rows), np.zeros((NUM_STATES, 2), np.float32))
+    np.testing.assert_array_equal(ours, verdicts)
 
 
 @pytest.mark.filterwarnings("ignore:.*divide", "ignore:.*invalid value", "ignore:.*NaN value")
@@ -150,6 +175,7 @@ def test_hopper_terminates_on_one_fast_joint() -> None:
 @pytest.mark.parametrize(
     ("rule", "size", "height"),
     [
+        (terminations.cartpole, 4, 0.0),
         (terminations.inverted_pendulum, 4, 0.0),
         (terminations.hopper, 11, 1.2),
         (terminations.walker2d, 17, 1.2),
@@ -174,6 +200,8 @@ def test_thresholds_belong_to_the_side_the_simulator_puts_them_on() -> None:
             state = state.at[int(name[1:])].set(value)
         return bool(rule(state, jnp.zeros(1), state))
 
+    assert not at(terminations.cartpole, 4, s0=-2.4)
+    assert not at(terminations.cartpole, 4, s2=np.radians(12.0))
     assert not at(terminations.inverted_pendulum, 4, s1=0.2)
     assert at(terminations.hopper, 11, s0=1.2, s1=0.2)
     assert at(terminations.walker2d, 17, s0=2.0)

@@ -13,6 +13,8 @@ from agents.base import Agent, Stage
 from errors import UserError
 from experiment import loop, metrics, run_folder
 from experiment.checkpoint import Checkpointer
+from experiment.interrupt import Interrupt
+from tests.experiment import toy
 from tests.integration import tiny
 
 INITIAL, TOTAL, EPOCH, REFRESH, EPISODE = 10, 37, 8, 6, 5
@@ -83,9 +85,10 @@ def counting_agent(broken_step=None):
     )
 
 
-def settings(**changes):
-    tiny.register_clock("LoopClock-v0", steps=EPISODE, terminates=False)
+def settings(on_device=False, **changes):
+    env_id = toy.register_functional("LoopClock-v0", toy.clock(EPISODE, terminates=False))
     sizes = {
+        "env_on_device": on_device,
         "total_steps": TOTAL,
         "initial_steps": INITIAL,
         "epoch_length": EPOCH,
@@ -94,7 +97,10 @@ def settings(**changes):
         "seed": 5,
         "sac__batch_size": 4,
     }
-    return tiny.config("mbpo", "LoopClock-v0", **(sizes | changes))
+    return tiny.config("mbpo", env_id, **(sizes | changes))
+
+
+everywhere = pytest.mark.parametrize("on_device", [False, True])
 
 
 @pytest.fixture
@@ -115,8 +121,9 @@ def final_state(workdir):
     return state
 
 
-def test_every_function_is_called_when_it_should(run):
-    state, _ = run()
+@everywhere
+def test_every_function_is_called_when_it_should(run, on_device):
+    state, _ = run(settings(on_device))
     learned = TOTAL - INITIAL
     np.testing.assert_array_equal(state.explored, 1 + INITIAL)  # the first action precedes a step
     np.testing.assert_array_equal(state.observed, INITIAL)
@@ -130,8 +137,9 @@ def test_every_function_is_called_when_it_should(run):
     np.testing.assert_array_equal(state.seed, [5, 6])
 
 
-def test_rows_hold_the_means_of_their_epoch(run):
-    _, tables = run()
+@everywhere
+def test_rows_hold_the_means_of_their_epoch(run, on_device):
+    _, tables = run(settings(on_device))
     assert list(tables) == [5, 6]
     for seed, table in tables.items():
         assert table["env_step"].tolist() == STEPS
@@ -148,8 +156,9 @@ def test_rows_hold_the_means_of_their_epoch(run):
         assert (np.diff(table["wall_clock"]) > 0).all()
 
 
-def test_every_refresh_has_a_row_with_the_metrics_of_all_its_stages(run, tmp_path):
-    _, tables = run()
+@everywhere
+def test_every_refresh_has_a_row_with_the_metrics_of_all_its_stages(run, tmp_path, on_device):
+    _, tables = run(settings(on_device))
     refreshes = metrics.read_refreshes(tmp_path)
     assert list(refreshes) == [5, 6]
     for table in refreshes.values():
@@ -214,17 +223,40 @@ class Interrupting(tiny.Clock):
         return super().step(action)
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_an_interrupted_run_ends_as_if_it_were_not(run, tmp_path, monkeypatch, every):
-    config = settings(checkpoint__every_epochs=every, num_seeds=2, eval_episodes=1)
+class Impatient(Interrupt):
+    """Requests an interruption after some calls of `advance`."""
+
+    left = 10**9
+
+    def check(self):
+        if Impatient.left == 0:
+            raise KeyboardInterrupt
+        Impatient.left -= 1
+
+
+ON_HOST, ON_DEVICE = (tiny, "Clock", Interrupting), (loop, "Interrupt", Impatient)
+
+
+@pytest.mark.parametrize(
+    ("every", "place", "runs"),
+    [
+        (1, ON_HOST, (7, 45, 90, 60)),
+        (2, ON_HOST, (7, 45, 90, 60)),
+        # before the first checkpoint; in the middle of the third epoch; after the fourth
+        (2, ON_DEVICE, (2, 5, 4)),
+    ],
+)
+def test_an_interrupted_run_ends_as_if_it_were_not(run, tmp_path, monkeypatch, every, place, runs):
+    interrupting = place[-1]
+    config = settings(interrupting is Impatient, checkpoint__every_epochs=every, eval_episodes=1)
     expected_state, expected = run(config)
     expected_refreshes = metrics.read_refreshes(tmp_path)
-    monkeypatch.setattr(tiny, "Clock", Interrupting)
+    monkeypatch.setattr(*place)
     for name in ("checkpoints", "metrics", "config.json"):
         (tmp_path / name).rename(tmp_path / f"first_{name}")
     interruptions = 0
-    for steps in (7, 45, 90, 60, 10**9):
-        Interrupting.left = steps
+    for steps in (*runs, 10**9):
+        interrupting.left = steps
         try:
             state, tables = run(config)
         except KeyboardInterrupt:
@@ -246,12 +278,16 @@ def test_a_finished_run_is_not_run_again(run, tmp_path):
     assert (tmp_path / "metrics" / "seed_5.csv").read_bytes() == before
 
 
-def test_a_metric_that_is_not_finite_stops_at_the_epoch_and_keeps_the_checkpoint(run, tmp_path):
+@everywhere
+def test_a_metric_that_is_not_finite_stops_at_the_epoch_and_keeps_the_checkpoint(
+    run, tmp_path, on_device
+):
+    config = settings(on_device)
     with pytest.raises(UserError, match=r"policy/loss of seed 5 is not finite at step 26"):
-        run(broken_step=12)
+        run(config, broken_step=12)
     state = final_state(tmp_path)
     np.testing.assert_array_equal(state.stepped, 8)  # step 18, the epoch before
-    run_folder.open_run(tmp_path, settings().to_dict(), {})  # another process may use the folder
+    run_folder.open_run(tmp_path, config.to_dict(), {})  # another process may use the folder
     run_folder.close_run(tmp_path)
 
 
@@ -269,14 +305,3 @@ def test_the_best_policy_is_that_of_the_highest_mean_return(run, tmp_path, monke
     policy, info = Checkpointer(tmp_path / "checkpoints").restore_best(example)
     assert info == {"env_step": INITIAL, "return": 15.0}
     np.testing.assert_array_equal(policy, 0.0)
-
-
-def test_stopwatch_adds_up_and_forgets(monkeypatch):
-    ticks = iter([0.0, 1.0, 5.0, 7.5, 8.0, 8.25])
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(ticks))
-    watch = loop.Stopwatch()
-    for stage in ("model", "policy", "model"):
-        with watch(stage):
-            pass
-    assert watch.lap() == {"model": 1.25, "policy": 2.5}
-    assert watch.lap() == {}

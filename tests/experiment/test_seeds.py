@@ -255,12 +255,28 @@ def test_a_run_traces_every_program_once(tmp_path, monkeypatch, algo, stages):
     assert int(run._state.sac.updates[0]) == 2 * 400
     # eight refreshes: three of length 1, two of 2, three of 3 (the ring keeps the newest)
     assert int(run._state.model_replay.size[0]) > 40
-    assert max(run._actors.log()["episodes"]) > 5
+    assert max(run._environments.log()["episodes"]) > 5
     run_folder.close_run(tmp_path)
     assert traces == dict.fromkeys((*names, *stages), 1)
     if algo == "cf_mbpo":
         flows = run._state.filter.flows
         assert (flows.joint.steps >= 6 + 7 * 2).all()  # a warm-up and seven later refreshes
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("num_seeds", [1, 2, 3])
+def test_an_argument_that_seeds_share_has_no_seed_axis(num_seeds, backend, monkeypatch):
+    monkeypatch.setattr(seeds.jax, "default_backend", lambda: backend)
+
+    def powers(number, steps):
+        assert steps.shape == ()
+        return jax.lax.fori_loop(0, steps, lambda _, total: total * number, jnp.ones(()))
+
+    program = seeds.compiled(powers, num_seeds, donate=False, shared=True)
+    numbers = jnp.arange(2.0, 2.0 + num_seeds)
+    for steps in (0, 3):
+        np.testing.assert_allclose(program(numbers, np.int32(steps)), np.asarray(numbers) ** steps)
+    assert program._cache_size() == 1
 
 
 def test_keys_depend_on_the_seed_alone():

@@ -203,7 +203,7 @@ def offset(settings, fitted):
 
 
 def parts_of(ensemble):
-    return Parts(ensemble, SPEC, None, policy, *[None] * 3)
+    return Parts(ensemble, SPEC, None, policy, *[None] * 4)
 
 
 def raw_units(ensemble):

@@ -43,19 +43,27 @@ SETTINGS = {
     "rollout__retain_steps": 100,
     "rollout__real_ratio": 0.0,
 }
+ONE_STEP = {"model__num_members": 2, "model__num_elites": 2, "omd__diagnose_every": 0}
 OWN_SETTINGS = {
     "vaml": {"refit__interval": 50, "refit__starts": 100},
+    "mle": ONE_STEP,
+    "omd": ONE_STEP,
 }
 
 
 class Probe(gymnasium.Env):
-    """A walk over numbered states: `walk(state, action)` gives reward, next state and both ends."""
+    """A walk over numbered states: `walk(state, action)` gives reward, next state and both ends.
 
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    Actions are numbers in [-1, 1], or some of the whole numbers from 0.
+    """
+
     observation_space = gymnasium.spaces.Box(-10.0, 10.0, (STATES,), np.float32)
 
-    def __init__(self, walk, starts):
+    def __init__(self, walk, starts, choices=None):
         self._walk, self._starts = walk, starts
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        if choices is not None:
+            self.action_space = gymnasium.spaces.Discrete(choices)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -63,15 +71,18 @@ class Probe(gymnasium.Env):
         return np.eye(STATES, dtype=np.float32)[self._state], {}
 
     def step(self, action):
-        reward, self._state, terminated, truncated = self._walk(self._state, float(action[0]))
+        reward, self._state, terminated, truncated = self._walk(
+            self._state, float(np.ravel(action)[0])
+        )
         observation = np.eye(STATES, dtype=np.float32)[self._state]
         return observation, reward, terminated, truncated, {}
 
 
-def train(algo, walk, termination, starts=(0,)):
-    """Returns `q(state, action)`, the mean over the critics, and `act(state)`."""
-    register("Probe-v0", termination=termination, make=lambda: Probe(walk, list(starts)))
-    config = tiny.config(algo, "Probe-v0", **SETTINGS, **OWN_SETTINGS.get(algo, {}))
+def learn(algo, walk, termination, starts=(0,), choices=None):
+    """Returns the configuration, the agent and its state after learning."""
+    make = lambda: Probe(walk, list(starts), choices)  # noqa: E731
+    register("Probe-v0", termination=termination, make=make)
+    config = tiny.config(algo, "Probe-v0", **SETTINGS | OWN_SETTINGS.get(algo, {}))
     agent = seeds.lift(make_agent(config, envs.spec("Probe-v0")), 1)
     actors = Actors("Probe-v0", [0])
     state, action = agent.explore(agent.init([0]), actors.observation)
@@ -85,9 +96,15 @@ def train(algo, walk, termination, starts=(0,)):
             for stage in agent.refresh:
                 state, _ = stage.run(state)
         state, action, _ = agent.step(state, transition, actors.observation)
+    return config, agent, state
 
+
+def train(algo, walk, termination, starts=(0,)):
+    """Returns `q(state, action)`, the mean over the critics, and `act(state)`."""
+    config, agent, state = learn(algo, walk, termination, starts)
     critic = MLP(1, config.sac.hidden_width, config.sac.hidden_depth)
-    params = jax.tree.map(lambda leaf: leaf[0], state.sac.critics)
+    learner = state.learner if config.agent == "dyna" else state.sac
+    params = jax.tree.map(lambda leaf: leaf[0], learner.critics)
 
     def q(place, action):
         inputs = jnp.concatenate([jnp.eye(STATES)[place], jnp.array([action])])
@@ -99,8 +116,22 @@ def train(algo, walk, termination, starts=(0,)):
     return q, act
 
 
+def train_discrete(algo, walk, termination, choices, starts=(0,)):
+    """Returns `q` [STATES, choices], the mean over the critics, and `act(state)`."""
+    config, agent, state = learn(algo, walk, termination, starts, choices)
+    critic = MLP(choices, config.sac.hidden_width, config.sac.hidden_depth)
+    params = jax.tree.map(lambda leaf: leaf[0], state.learner.critics)
+    q = jax.vmap(critic.apply, in_axes=(0, None))(params, jnp.eye(STATES)).mean(axis=0)
+
+    def act(place):
+        actions = agent.act(agent.policy(state), jnp.eye(STATES)[None, None, place])
+        return int(actions[0, 0].argmax())
+
+    return np.asarray(q), act
+
+
 both_agents = pytest.mark.parametrize("algo", ["sac", "mbpo"])
-all_agents = pytest.mark.parametrize("algo", ["sac", "mbpo", "cf_mbpo", "vaml"])
+all_agents = pytest.mark.parametrize("algo", ["sac", "mbpo", "cf_mbpo", "vaml", "mle", "omd"])
 
 
 @pytest.mark.slow
@@ -191,3 +222,24 @@ def test_a_termination_ends_the_sum_of_rewards(algo):
         left = STATES - state
         expected = (1 - DISCOUNT**left) / (1 - DISCOUNT)  # 4.10, 3.44, 2.71, 1.9, 1
         assert q(state, act(state)) == pytest.approx(expected, abs=0.3)
+
+
+# --- one-step agents -----------------------------------------------------------------------------
+
+one_step_agents = pytest.mark.parametrize("algo", ["mle", "omd"])
+
+
+@one_step_agents
+def test_a_walk_whose_every_choice_has_a_known_value(algo):
+    # 0: right leads to state 1, left to state 2; from there 1 and -1, whatever one does
+    def walk(state, action):
+        if state == 0:
+            return 0.0, 1 if action == 1 else 2, False, False
+        return (1.0 if state == 1 else -1.0), 3, True, False
+
+    q, act = train_discrete(algo, walk, tiny.always, choices=2)
+    print(algo, q, act(0))
+    assert q[1] == pytest.approx(1.0, abs=0.1)
+    assert q[2] == pytest.approx(-1.0, abs=0.1)
+    assert q[0] == pytest.approx([-DISCOUNT, DISCOUNT], abs=0.15)
+    assert act(0) == 1

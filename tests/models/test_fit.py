@@ -110,7 +110,7 @@ def fitter(objective_name=None, num_rows=0, **model):
     elif objective_name in ("ordered", "drifting", "scaled"):
         objective = {"ordered": ordered, "drifting": drifting, "scaled": scaled}[objective_name]()
     else:
-        objective = OBJECTIVES[objective_name](config, Parts(ensemble, toy_spec(), *[None] * 5))
+        objective = OBJECTIVES[objective_name](config, Parts(ensemble, toy_spec(), *[None] * 6))
     learner = make_fit(config, ensemble, objective)
     return ensemble, jax.jit(learner.init), jax.jit(learner.fit)
 
@@ -492,7 +492,7 @@ def value_aware_fit(refit=NO_REFIT, loss=None, **model):
     spec = toy_spec(reward=lambda s, a, n: jnp.zeros(s.shape[:-1]))
     ensemble = make_ensemble(config, spec)
     greedy = lambda policy, observation: observation  # noqa: E731
-    parts = Parts(ensemble, spec, line_value, None, None, greedy, None)
+    parts = Parts(ensemble, spec, line_value, None, None, greedy, None, None)
     objective = OBJECTIVES["vaml"](config, parts)
     objective = objective._replace(loss=loss or objective.loss)
     learner = make_fit(config, ensemble, objective, refit)
@@ -689,7 +689,7 @@ def test_seeds_fitted_together_do_not_mix():
     config = toy_config(learning_rate=0.01)
     ensemble = make_ensemble(config, toy_spec())
     learner = make_fit(
-        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, *[None] * 5))
+        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, *[None] * 6))
     )
     together = jax.jit(jax.vmap(learner.fit, in_axes=(None, 0, None, 0)))
     start, keys = init(jax.random.key(0)), jax.random.split(jax.random.key(1), 2)
@@ -724,7 +724,7 @@ def test_the_ensemble_learns_noise_that_depends_on_the_state():
     )
     ensemble = make_ensemble(config, toy_spec(reward=lambda s, a, n: n[..., 0]))
     learner = make_fit(
-        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, *[None] * 5))
+        config, ensemble, OBJECTIVES["mle"](config, Parts(ensemble, None, *[None] * 6))
     )
     context = NO_CONTEXT.replace(
         normalizers=Normalizers(normalizer.identity(2), normalizer.identity(1))

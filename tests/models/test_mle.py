@@ -31,7 +31,7 @@ def setup(num_members, **model):
     config.model.update({"hidden_width": 3, "hidden_depth": 1, "num_members": num_members, **model})
     config = resolve(config)
     ensemble = make_ensemble(config, SPEC)
-    objective = mle.make(config, Parts(ensemble, SPEC, *[None] * 5))
+    objective = mle.make(config, Parts(ensemble, SPEC, *[None] * 6))
     state = objective.init(jax.random.key(0))
 
     def loss(params, batch):

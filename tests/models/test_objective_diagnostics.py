@@ -49,7 +49,7 @@ def diagnose(
     config = toy_config(**{"model.objective": objective, **fixed, **fields})
     spec = toy_spec(threshold)
     ensemble = make_ensemble(config, spec)._replace(predict=predict)
-    parts = Parts(ensemble, spec, linear_q, None, noisy, greedy, None)
+    parts = Parts(ensemble, spec, linear_q, None, noisy, greedy, None, None)
     critics = jnp.float32(weights)
     context = Context((), critics, critics, jnp.zeros(()), model.normalizers)
     bounds = dict.fromkeys(("log_variance_min", "log_variance_max"), jnp.zeros((MEMBERS, 3)))

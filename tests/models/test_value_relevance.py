@@ -227,7 +227,7 @@ def parts_of(config, control):
     sizes = control.b.shape
     spec = EnvSpec("Toy-v0", *sizes, (-1.0,) * sizes[1], (1.0,) * sizes[1], never, control.reward)
     ensemble, init_critics = make_ensemble(config, spec), lambda key: NO_CRITICS
-    return Parts(ensemble, spec, control.q_values, None, None, control.greedy, init_critics)
+    return Parts(ensemble, spec, control.q_values, None, None, control.greedy, init_critics, None)
 
 
 @functools.cache

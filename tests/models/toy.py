@@ -68,7 +68,7 @@ def replay_of(observations):
 
 def toy_parts(config, spec, policy):
     ensemble = make_ensemble(config, spec)._replace(predict=toy_predict)
-    return Parts(ensemble, spec, None, policy, *[None] * 3)
+    return Parts(ensemble, spec, None, policy, *[None] * 4)
 
 
 def grid_of_states():

@@ -79,7 +79,7 @@ def parts_of(config, spec=SPEC, predict=None, **functions):
     ensemble = make_ensemble(config, spec)
     if predict is not None:
         ensemble = ensemble._replace(predict=predict)
-    parts = Parts(ensemble, spec, q_values, None, sample_and_log_prob, greedy, init_critics)
+    parts = Parts(ensemble, spec, q_values, None, sample_and_log_prob, greedy, init_critics, None)
     return parts._replace(**functions)
 
 
