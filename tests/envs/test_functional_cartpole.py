@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 
 import envs
-from envs import cartpole, make, spec
+from envs import functional_cartpole, make, spec
 from envs.functional_cartpole import CartPoleState
 
 LEFT, RIGHT = np.eye(2, dtype=np.float32)
-ENV = cartpole.cartpole
+ENV = functional_cartpole.cartpole
 reset, step = jax.jit(ENV.reset), jax.jit(ENV.step)
 
 
