@@ -46,6 +46,7 @@ _DEFAULTS: dict[str, Any] = {
     "omd.critics": "own",
     "omd.fresh_optimizer": False,
     "omd.fresh_batch": False,
+    "omd.diagnose_every": 0,
     "refit.interval": 0,
     "refit.starts": 1000,
     "refit.updates": 5,

@@ -49,3 +49,25 @@ def test_the_cache_is_in_the_home_folder_without_xdg(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/someone")
     assert runtime.compilation_cache() == Path("/home/someone/.cache/omd/compiled")
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "cores", "devices"),
+    [(10, 2, 2), (10, 4, 5), (3, 2, 3), (1, 2, 1), (4, 16, 4), (9, 2, 3)],
+)
+def test_long_programs_get_the_fewest_devices_that_use_all_cores(num_seeds, cores, devices):
+    assert runtime.num_devices(num_seeds, cores, long_programs=True) == devices
+    assert runtime.num_devices(num_seeds, cores, long_programs=False) == num_seeds
+
+
+def test_resolving_a_configuration_leaves_the_number_of_devices_open():
+    program = """
+from configs import default, omd_cartpole
+from experiment import configuration
+from jax._src import xla_bridge
+for config in (omd_cartpole.get_config(), default.get_config()):
+    configuration.validate(configuration.resolve(config))
+assert not xla_bridge.backends_are_initialized()
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)

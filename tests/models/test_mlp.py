@@ -50,6 +50,17 @@ def test_biases_start_at_zero_and_weights_within_glorots_bound():
         np.testing.assert_array_equal(layers[layer]["bias"], np.zeros(fan_out))
 
 
+def test_the_scale_of_the_head_multiplies_its_initial_weights_alone():
+    plain, scaled = (
+        MLP(2, width=5, depth=1, head_scale=scale).init(jax.random.key(0), jnp.zeros(3))["params"]
+        for scale in (1.0, 0.25)
+    )
+    np.testing.assert_array_equal(scaled["layer_0"]["kernel"], plain["layer_0"]["kernel"])
+    np.testing.assert_allclose(scaled["layer_1"]["kernel"], 0.25 * plain["layer_1"]["kernel"])
+    assert np.abs(scaled["layer_1"]["kernel"]).min() > 0.0
+    np.testing.assert_array_equal(scaled["layer_1"]["bias"], np.zeros(2))
+
+
 def test_the_members_of_an_ensemble_start_uncorrelated():
     params = init_ensemble(MLP(1, width=40, depth=1), jax.random.key(0), num=3, inputs=50)
     weights = np.asarray(params["params"]["layer_0"]["kernel"]).reshape(3, -1)
