@@ -14,6 +14,7 @@ class Throttle:
         self._not_before = -float("inf")  # in seconds of the clock
 
     def __call__(self) -> None:
+        """Calls the function, or does nothing."""
         start = time.perf_counter()
         if start < self._not_before:
             return
