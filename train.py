@@ -33,8 +33,10 @@ def main(argv: Sequence[str]) -> None:
     # JAX is imported from here on, so that a misspelt flag is reported without waiting for it.
     from experiment import runtime
 
+    runtime.configure(flags.FLAGS.config.num_seeds)
     config = configuration.resolve(flags.FLAGS.config)
-    runtime.configure(config.num_seeds, long_programs=bool(config.env_on_device))
+    if config.env_on_device:
+        runtime.expect_long_programs(config.num_seeds)
     configuration.validate(config)
     workdir = Path(_WORKDIR.value or _default_workdir(config))
     command = shlex.join(["python", _relative(sys.argv[0]), *sys.argv[1:]])

@@ -59,7 +59,6 @@ COMMON = {
     "omd.cg_steps": 100,
     "omd.damping": 1e-5,
     "omd.inner_steps": 1,
-    "omd.critics": "agent",
     "omd.fresh_critics": False,
 }
 PUBLISHED = {
@@ -149,7 +148,6 @@ def test_omd_can_train_the_models_of_mbpo():
     config = resolved("Hopper-v5", algo="omd", agent="mbpo")
     usual = resolved("Hopper-v5", algo="mbpo")
     assert config.model.objective == "omd"
-    assert config.omd.critics == "own"
     assert config.model.validation == "objective"
     assert config.rollout.deterministic
     assert config.sac == usual.sac
@@ -224,10 +222,15 @@ def test_an_environment_is_on_the_device_where_it_can_be(env, expected):
         (CHEETAH, {"algo": "omd", "agent": "mpbo"}, ["Did you mean mbpo?"]),
         (
             CHEETAH,
-            {"algo": "omd", "agent": "mbpo", "omd__critics": "agent"},
-            ["stand still during a fit: use --config.omd.critics=own"],
+            {"algo": "mle", "model__normalize_targets": True},
+            ["a one-step agent never fits normalisers"],
         ),
-        (CHEETAH, {"algo": "omd", "omd__critics": "agents"}, ["Allowed: agent, own."]),
+        (
+            CHEETAH,
+            {"algo": "vep", "agent": "dyna", "objective__vep_functions": "critics"},
+            ["of which a one-step agent has none: use random or networks"],
+        ),
+        (CHEETAH, {"algo": "vep", "objective__vep_form": "both"}, ["Allowed: backup, separate."]),
         (
             CHEETAH,
             {"algo": "omd", "omd__inverse": "exakt"},
@@ -282,7 +285,8 @@ def test_a_mistake_is_reported_once_with_its_fix(env, values, expected):
     [
         {"algo": "omd", "rollout__starts": 3, "rollout__schedule": (3,), "refit__starts": 0},
         {"algo": "mbpo", "omd__inverse": "none", "omd__cg_steps": 0, "soft_q__temperature": -1.0},
-        {"algo": "sac", "omd__critics": "both", "model__activation": "elu"},
+        {"algo": "sac", "omd__inverse": "both", "model__activation": "elu"},
+        {"algo": "mle", "model__batch_size": 0, "model__num_elites": 9, "model__patience": -1},
         {"algo": "vaml", "agent": "dyna", "refit__interval": 5, "refit__starts": 1001},
     ],
     ids=str,

@@ -159,15 +159,18 @@ def test_orthogonal_layers_keep_lengths_up_to_their_gains():
         hidden_width=8, hidden_depth=2, initializer="orthogonal", head_scale=0.5
     )
     layers = jax.jit(ensemble.init)(jax.random.key(0))["net"]["params"]
+    kernels = {name: np.asarray(layer["kernel"], np.float64) for name, layer in layers.items()}
+    means, log_variances = np.split(kernels.pop("layer_2"), 2, axis=-1)
     # the gain of rectified units is sqrt(2); the head's is halved
-    for name, gain in (("layer_0", 2.0**0.5), ("layer_1", 2.0**0.5), ("layer_2", 2.0**-0.5)):
-        for member in range(3):
-            kernel = np.asarray(layers[name]["kernel"][member], np.float64)
-            found = np.linalg.svd(kernel, compute_uv=False)
-            np.testing.assert_allclose(found, np.full(min(kernel.shape), gain), rtol=1e-5)
-        np.testing.assert_array_equal(layers[name]["bias"], 0.0)
-    weights = np.asarray(layers["layer_1"]["kernel"]).reshape(3, -1)
+    expected = [(kernel, 2.0**0.5) for kernel in kernels.values()]
+    for kernel, gain in [*expected, (means, 2.0**-0.5), (log_variances, 2.0**-0.5)]:
+        for member in kernel:
+            found = np.linalg.svd(member, compute_uv=False)
+            np.testing.assert_allclose(found, np.full(min(member.shape), gain), rtol=1e-5)
+    weights = kernels["layer_1"].reshape(3, -1)
     assert np.abs(np.corrcoef(weights) - np.eye(3)).max() < 5.0 / 8.0  # 64 weights each
+    for layer in layers.values():
+        np.testing.assert_array_equal(layer["bias"], 0.0)
 
 
 def test_a_separate_reward_is_that_of_two_networks():
