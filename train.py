@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
 
     runtime.configure(flags.FLAGS.config.num_seeds)
     config = configuration.resolve(flags.FLAGS.config)
+    if config.env_on_device:
+        runtime.expect_long_programs(config.num_seeds)
     configuration.validate(config)
     workdir = Path(_WORKDIR.value or _default_workdir(config))
     command = shlex.join(["python", _relative(sys.argv[0]), *sys.argv[1:]])

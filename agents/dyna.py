@@ -20,10 +20,9 @@ from agents.learner import Learner, LearnerState
 from envs.spec import EnvSpec
 from models.ensemble import make_ensemble
 from models.objectives import OBJECTIVES
-from models.objectives.omd import make_bilevel
+from models.objectives.omd import Outcome, imagination_key, make_levels
 from models.objectives.omd_diagnostics import make_diagnostics
 from models.training import NO_REFIT, ModelState, make_training
-from omd import implicit
 from replay import ReplayState, Transition, buffer, example_transition
 
 Update = Callable[..., tuple[LearnerState, ModelState, Metrics]]
@@ -48,7 +47,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     objective = OBJECTIVES[config.model.objective](config, parts)
     training = make_training(config, ensemble, objective, NO_REFIT)
     make_update = critics_first if config.model.objective == "omd" else model_first
-    imagine = make_bilevel(config, parts, implicit.identity()).imagine
+    imagine = make_levels(config, parts).imagine
     update = make_update(config, learner, training.step, imagine)
     diagnose = make_diagnostics(config, parts)
 
@@ -130,7 +129,7 @@ def critics_first(
     """
 
     def update(state: LearnerState, model: ModelState, replay: ReplayState, key: chex.PRNGKey):
-        batch_key, imagine_key, fresh_key, inner_key, model_key = jax.random.split(key, 5)
+        batch_key, fresh_key, inner_key, model_key = jax.random.split(key, 4)
         batch = deal(config, buffer.sample(replay, batch_key, config.sac.batch_size))
         if config.omd.fresh_critics:
             fresh = learner.init(fresh_key)
@@ -138,8 +137,8 @@ def critics_first(
         if config.omd.fresh_optimizer:  # Adam starts from zeros
             state = state.replace(optimizer=jax.tree.map(jnp.zeros_like, state.optimizer))
         context = learner.context(state, model.normalizers)
-        imagined = imagine(model.params, batch, context, imagine_key)
-        state, metrics = learn(config, learner, state, imagined, inner_key)
+        imagined = imagine(model.params, batch, context, imagination_key(model_key))
+        state, metrics = learn(config, learner, state, batch, imagined, inner_key)
         context = learner.context(state, model.normalizers)
         model, model_metrics = step_model(model, batch, context, model_key)
         return state, model, metrics | named(model_metrics) | errors(batch, imagined)
@@ -160,7 +159,7 @@ def model_first(
         if config.omd.fresh_batch:
             batch = deal(config, buffer.sample(replay, fresh_key, config.sac.batch_size))
         imagined = imagine(model.params, batch, context, imagine_key)
-        state, metrics = learn(config, learner, state, imagined, inner_key)
+        state, metrics = learn(config, learner, state, batch, imagined, inner_key)
         return state, model, metrics | named(model_metrics) | errors(batch, imagined)
 
     return update
@@ -170,11 +169,13 @@ def learn(
     config: ConfigDict,
     learner: Learner,
     state: LearnerState,
-    imagined: Transition,
+    batch: Transition,
+    imagined: Outcome,
     key: chex.PRNGKey,
 ) -> tuple[LearnerState, Metrics]:
-    """Does `inner_steps` updates of the learner on imagined transitions [E, B / E, ...]."""
-    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), imagined)
+    """Does `inner_steps` updates of the learner on a batch [E, B / E, ...] with other outcomes."""
+    batch = batch._replace(**imagined._asdict())
+    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     state, metrics = jax.lax.scan(
         lambda state, key: learner.update(state, batch, key),
         state,
@@ -194,7 +195,7 @@ def named(model_metrics: Metrics) -> Metrics:
     return {f"model/{name}": value for name, value in model_metrics.items()}
 
 
-def errors(real: Transition, imagined: Transition) -> Metrics:
+def errors(real: Transition, imagined: Outcome) -> Metrics:
     """Returns the squared errors of the model: summed over dimensions, averaged over rows."""
     states = jnp.square(imagined.next_observation - real.next_observation).sum(axis=-1)
     return {

@@ -22,7 +22,7 @@ from flows.evaluation import open_loop_error
 from flows.segments import real_segments
 from models.ensemble import make_ensemble
 from models.fit import make_fit
-from models.objectives import OBJECTIVES, Context
+from models.objectives import OBJECTIVES, Context, omd_diagnostics
 from models.objectives.diagnostics import make_diagnostics
 from models.rollout import make_rollout, rollout_length
 from models.training import NO_REFIT, ModelState
@@ -55,6 +55,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     objective = OBJECTIVES[config.model.objective](config, parts)
     model_learner = make_fit(config, ensemble, objective, refit)
     diagnose = make_diagnostics(config, parts, objective)
+    diagnose_omd = omd_diagnostics.make_diagnostics(config, parts)
     rollout_filter = FILTERS[rollout.filter](config, parts)
     generate = make_rollout(config, parts, rollout_filter, rollout.starts)
     batch_real = int(config.sac.batch_size * rollout.real_ratio)
@@ -126,9 +127,13 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         shape = config.model.num_members, config.model.batch_size
         rows = buffer.sample(replay, batch_key, shape[0] * shape[1])
         batch = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), rows)
-        return metrics | diagnose(
-            model, context_of(state), segments.transition, segments.valid, batch, key
-        )
+        context = context_of(state)
+        if config.model.objective == "omd":
+            own = context.replace(
+                critics=model.objective.online, target_critics=model.objective.target
+            )
+            metrics |= diagnose_omd(model.params, batch, own, key)
+        return metrics | diagnose(model, context, segments.transition, segments.valid, batch, key)
 
     def update_filter(state: MBPOState) -> tuple[MBPOState, Metrics]:
         assert rollout_filter.update is not None, "not a stage of this agent otherwise"

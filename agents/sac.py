@@ -73,9 +73,9 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
     """Builds the update from a resolved configuration (its `sac` block and `discount`)."""
     hyper, discount = config.sac, config.discount
     net = make_networks(config, spec)
-    critic_optimizer = _adam(hyper.critic_learning_rate, hyper.max_grad_norm)
-    policy_optimizer = _adam(hyper.policy_learning_rate, hyper.max_grad_norm)
-    temperature_optimizer = _adam(hyper.temperature_learning_rate, 0.0)
+    critic_optimizer = adam(hyper.critic_learning_rate, hyper.max_grad_norm)
+    policy_optimizer = adam(hyper.policy_learning_rate, hyper.max_grad_norm)
+    temperature_optimizer = adam(hyper.temperature_learning_rate, 0.0)
 
     def init(key: chex.PRNGKey) -> SACState:
         policy_key, critic_key = jax.random.split(key)
@@ -246,7 +246,7 @@ def uniform_action(spec: EnvSpec, key: chex.PRNGKey) -> chex.Array:
     return jax.random.uniform(key, (spec.action_size,), minval=-1.0, maxval=1.0)
 
 
-def _adam(learning_rate: float, max_grad_norm: float) -> optax.GradientTransformation:
+def adam(learning_rate: float, max_grad_norm: float) -> optax.GradientTransformation:
     """Adam, on gradients whose global norm is clipped unless `max_grad_norm` is 0."""
     adam = optax.adam(learning_rate)
     if not max_grad_norm:

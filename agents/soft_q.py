@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from agents.base import Metrics
 from agents.learner import Learner
+from agents.sac import adam
 from envs.spec import EnvSpec
 from models.ensemble import Ensemble, Normalizers
 from models.mlp import MLP, init_ensemble
@@ -48,14 +49,14 @@ def make_learner(config: ConfigDict, spec: EnvSpec) -> Learner:
     """Builds soft Q-learning from a resolved configuration (its blocks `soft_q` and `sac`)."""
     hyper, soft, discount = config.sac, config.soft_q, config.discount
     num_actions = spec.action_size
-    optimizer = optax.adam(hyper.critic_learning_rate)
+    optimizer = adam(hyper.critic_learning_rate, hyper.max_grad_norm)
     net = MLP(
         num_actions,
         hyper.hidden_width,
         hyper.hidden_depth,
         layer_norm=hyper.layer_norm,
         kernel_init=nn.initializers.orthogonal(GAIN),
-        head_scale=HEAD_GAIN / GAIN,
+        head_init=nn.initializers.orthogonal(HEAD_GAIN),
     )
 
     def init_critics(key: chex.PRNGKey) -> chex.ArrayTree:

@@ -121,7 +121,7 @@ def _draw_returns(axes: Axes, returns: pd.DataFrame) -> None:
         style = {"color": "0.5", "linewidth": 0.8} if seeds > 1 else {"linewidth": 2.0}
         name = f"seed {seed}" if seeds == 1 else "single seeds" if index == 0 else None
         axes.plot(steps, values[:, index], marker=marker, label=name, **style)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")  # "best" is slow with many points
 
 
 def _outcomes(returns: pd.DataFrame) -> dict[int, Outcome]:

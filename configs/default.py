@@ -129,7 +129,10 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     objective.mle_weight = 0.0  # of the likelihood that may be added
     objective.gradient_quantile = 0.95  # vagram: longer value gradients are shortened; 1: none
     objective.vagram_form = "bounded"  # or "taylor"
-    objective.vep_functions = "random"  # value functions: "random", or "critics" of the last fits
+    objective.vep_form = placeholder(str)  # "backup", or "separate": the reward has its own square
+    objective.vep_functions = placeholder(
+        str
+    )  # value functions: "random" outputs of one network, "networks", or "critics" of the last fits
     objective.vep_count = 5  # how many of them
 
     config.omd = omd = ml_collections.ConfigDict()  # implicit differentiation, and one-step agents
@@ -140,7 +143,6 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     omd.neumann_terms = 10
     omd.neumann_step = 0.1  # below 2 / (largest eigenvalue of the Hessian)
     omd.inner_steps = 1  # critic updates in the model per model update
-    omd.critics = placeholder(str)  # "agent": they learn in the model themselves; "own": copies do
     omd.fresh_optimizer = placeholder(bool)  # the learner's Adam forgets before every hypergradient
     omd.fresh_critics = False  # untrained critics before every hypergradient
     omd.fresh_batch = placeholder(bool)  # learner and model get different rows; not with omd

@@ -26,7 +26,6 @@ _COMMON: Constants = {
     "model.weight_decay": (0.0,),
     "model.learn_variance_bounds": False,
     "model.predict_delta": False,
-    "omd.critics": "agent",
 }
 
 CONTINUOUS: Constants = {
@@ -60,6 +59,9 @@ DISCRETE: Constants = {
     "omd.fresh_optimizer": True,  # of the hypergradient only; with one inner step it descends signs
     "omd.fresh_batch": True,
     "omd.diagnose_every": 5_000,  # ours
+    "objective.vep_form": "separate",
+    "objective.vep_functions": "networks",
+    "objective.mask_terminal": False,
 }
 """CartPole, with soft Q-learning."""
 

@@ -129,7 +129,7 @@ def check_functional(env_spec: EnvSpec, env: FunctionalEnv) -> None:
     rule = f"The functional environment registered for {env_spec.env_id!r}"
     action = jax.ShapeDtypeStruct((env_spec.action_size,), jnp.float32)
     try:
-        state, first = jax.eval_shape(env.reset, jax.random.key(0))
+        state, first = jax.eval_shape(env.reset, jax.eval_shape(lambda: jax.random.key(0)))
         after, observation, *others = jax.eval_shape(env.step, state, action)
     except (TypeError, ValueError, IndexError) as error:
         raise UserError(

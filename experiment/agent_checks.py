@@ -13,8 +13,6 @@ from experiment.fields import flag, uses
 if TYPE_CHECKING:
     from envs.spec import EnvSpec
 
-INNER_CRITICS = ("agent", "own")
-
 # Critic parameters whose Hessian may be formed. It has 64 MiB then, its solution takes 5e10
 # operations, and both are needed for every step, seed and member. The published critics on CartPole
 # have 2,564 parameters.
@@ -25,7 +23,7 @@ def omd_names() -> dict[str, Collection[str]]:
     """Returns the values that fields of the block `omd` with a fixed list of names may have."""
     from omd.implicit import INVERSES  # imports JAX, reading a configuration does not
 
-    return {"omd.inverse": INVERSES, "omd.critics": INNER_CRITICS}
+    return {"omd.inverse": INVERSES}
 
 
 def check_agent(config: ConfigDict) -> Iterator[str]:
@@ -63,19 +61,24 @@ def check_agent(config: ConfigDict) -> Iterator[str]:
 
 
 def check_one_step(config: ConfigDict) -> Iterator[str]:
-    """Yields batches that the members cannot share, and critics that never learn."""
-    if not uses(config, "omd.critics"):
+    """Yields what one-step agents cannot do: batches that do not divide, parts of a fit."""
+    if config.agent != "dyna":
         return
     members, rows = config.model.num_members or 1, config.sac.batch_size
-    if config.agent == "dyna" and members > 0 and rows % members:
+    if members > 0 and rows % members:
         yield (
             f"{flag(config, 'sac.batch_size')} cannot be shared equally by model.num_members="
             f"{members}: use {max(rows - rows % members, members)}."
         )
-    if config.agent == "mbpo" and config.omd.critics == "agent":
+    if config.model.normalize_targets:
         yield (
-            f"{flag(config, 'omd.critics')} takes the agent's critics as optimal in the model, but "
-            "those of MBPO stand still during a fit: use --config.omd.critics=own."
+            f"{flag(config, 'model.normalize_targets')}: a one-step agent never fits normalisers. "
+            "Leave it out, or use --config.agent=mbpo."
+        )
+    if config.model.objective == "vep" and config.objective.vep_functions == "critics":
+        yield (
+            f"{flag(config, 'objective.vep_functions')} are those at the starts of the last fits, "
+            "of which a one-step agent has none: use random or networks."
         )
 
 

@@ -35,6 +35,32 @@ VALUE = ("critic", "action", "mask_terminal", "include_entropy")
 """Fields of the block `objective` that say what the value of a state is, for every model."""
 
 
+FIT = tuple(
+    f"model.{name}"
+    for name in (
+        "num_elites",
+        "batch_size",
+        "train_every",
+        "normalize_targets",
+        "bootstrap",
+        "holdout_ratio",
+        "holdout_max",
+        "improvement_threshold",
+        "patience",
+        "incumbent_competes",
+        "validation",
+        "max_gradient_steps",
+    )
+)
+"""Fields about fits to a replay, which one-step agents do not make."""
+
+HYPERGRADIENT = ("omd.fresh_optimizer", "omd.fresh_critics")
+"""Fields of one-step agents that matter to hypergradients alone."""
+
+ONE_STEP = ("omd.fresh_batch", "omd.diagnose_every")
+"""Fields of the block `omd` that matter to all one-step agents and to no others."""
+
+
 def get(config: ConfigDict, name: str) -> Any:
     """Returns the field with the dotted name `name`."""
     return functools.reduce(getattr, name.split("."), config)
@@ -60,11 +86,13 @@ def uses(config: ConfigDict, name: str) -> bool:
     if name.startswith("objective."):
         return objective in VALUE_AWARE
     if name.startswith("model."):
-        return agent != "sac"
+        return agent == "mbpo" or (agent == "dyna" and name not in FIT)
+    if name in HYPERGRADIENT:
+        return agent == "dyna" and objective == "omd"
+    if name in ONE_STEP or name.startswith("soft_q."):
+        return agent == "dyna"
     if name.startswith("omd."):
         return agent == "dyna" or objective == "omd"
-    if name.startswith("soft_q."):
-        return agent == "dyna"
     return agent == "mbpo" if name.startswith(("refit.", "rollout.")) else True
 
 

@@ -23,6 +23,7 @@ from experiment.on_device import DeviceEnvironments
 from experiment.progress import Progress
 from experiment.seed_tables import Row
 from experiment.stopwatch import Stopwatch
+from experiment.throttle import Throttle
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path, command: str = "") -> None:
@@ -78,6 +79,7 @@ class Run:
             wandb_project=config.logging.wandb_project,
             config=config.to_dict(),
         )
+        self._draw_curve = Throttle(lambda: run_report.draw_curve(workdir))
         self._collected: list[Collected] = []
         self.env_step = 0  # environment steps per seed so far
         self._evaluations = 0  # the first is of the untrained policy
@@ -158,7 +160,7 @@ class Run:
         self._evaluations += 1
         with self._watch("checkpoint"):
             self._save(float(evaluation.returns.mean()), policy, last)
-        run_report.draw_curve(self._workdir)
+        self._draw_curve()  # at the very end the report draws it in any case
         mean_row = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         spread = float(evaluation.returns.mean(axis=1).std()) if len(rows) > 1 else None
         progress.epoch(self._evaluations - 1, self.env_step, mean_row, lap, spread)

@@ -14,6 +14,7 @@ def allowed_names() -> dict[str, Collection[str]]:
     from models.objectives.vagram import FORMS  # these import JAX, reading a configuration does not
     from models.objectives.value_aware import REDUCTIONS
     from models.objectives.values import ACTIONS, CRITICS
+    from models.objectives.vep import FORMS as VEP_FORMS
     from models.objectives.vep import SETS
 
     return {
@@ -22,6 +23,7 @@ def allowed_names() -> dict[str, Collection[str]]:
         "objective.action": ACTIONS,
         "objective.reduction": REDUCTIONS,
         "objective.vagram_form": FORMS,
+        "objective.vep_form": VEP_FORMS,
         "objective.vep_functions": SETS,
     }
 

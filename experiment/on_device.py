@@ -23,7 +23,7 @@ from experiment.seeds import LiftedAgent, compiled, seed_sharding
 from experiment.stopwatch import Stopwatch
 from replay import Transition
 
-MOST_STEPS = 1000  # of one program: Ctrl-C and the progress bar wait for its end; chosen by us
+MOST_UPDATES = 1000  # of one program: Ctrl-C and the progress bar wait for its end; chosen by us
 
 
 class Actor(NamedTuple):
@@ -63,6 +63,7 @@ class DeviceEnvironments:
             return *one.explore(one.observe(state, transition), observation), {}
 
         self._env_id, self._agent, self._seeds, self._watch = config.env, agent, seeds, watch
+        self._most_steps = max(1, MOST_UPDATES // config.updates_per_step)
         self._explore = compiled(make_chunk(env, explore), count, shared=True)
         self._learn = compiled(make_chunk(env, one.step), count, shared=True)
         play = make_episodes(env, one.act, config.eval_episodes)
@@ -76,12 +77,12 @@ class DeviceEnvironments:
         return state
 
     def explore(self, state: AgentState, at_most: int) -> tuple[AgentState, Metrics, int]:
-        """Does up to `MOST_STEPS` steps without learning."""
+        """Does up to `MOST_UPDATES` steps without learning."""
         with self._watch("environment"):
             return self._run(self._explore, state, at_most)
 
     def learn(self, state: AgentState, at_most: int) -> tuple[AgentState, Metrics, int]:
-        """Does up to `MOST_STEPS` steps and everything the agent learns from them."""
+        """Does up to `MOST_UPDATES` steps and everything the agent learns from them."""
         with self._watch("policy"):
             return self._run(self._learn, state, at_most)
 
@@ -112,7 +113,7 @@ class DeviceEnvironments:
     def _run(
         self, program: Callable, state: AgentState, at_most: int
     ) -> tuple[AgentState, Metrics, int]:
-        steps = min(at_most, MOST_STEPS)
+        steps = min(at_most, self._most_steps)
         carry = state, self._actor, self.action
         (state, self._actor, self.action), metrics, faults = program(carry, np.int32(steps))
         faults = jax.device_get(faults)  # waits for the program
@@ -190,7 +191,9 @@ def make_episodes(env: FunctionalEnv, act: Callable, count: int) -> Callable:
         start = jax.vmap(env.reset)(jax.vmap(fold_in)(jnp.arange(count)))
         statistics = jnp.ones(count, bool), jnp.zeros(count), jnp.zeros(count, jnp.int32)
         *_, returns, lengths = jax.lax.while_loop(
-            lambda carry: carry[2].any(), step, (*start, *statistics)
+            lambda carry: carry[2].any() & (carry[4].max() < env.max_steps),
+            step,
+            (*start, *statistics),
         )
         return returns, lengths
 

@@ -1,5 +1,6 @@
 """Settings of JAX that have to be made before anything is compiled."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -16,9 +17,7 @@ def configure(num_seeds: int) -> None:
     Args:
       num_seeds: seeds trained together.
     """
-    if num_seeds > 1 and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        # Ignored on accelerators: it counts the devices of the CPU backend only.
-        jax.config.update("jax_num_cpu_devices", num_seeds)
+    _set_num_devices(num_seeds)
     settings = {
         "jax_compilation_cache_dir": str(compilation_cache()),
         # JAX skips programs that compile within a second; a run has dozens of those.
@@ -28,6 +27,28 @@ def configure(num_seeds: int) -> None:
     for name, value in settings.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)
+
+
+def expect_long_programs(num_seeds: int) -> None:
+    """Exposes only as many CPU devices as cores need, where a program does many steps of a seed.
+
+    Seeds on one device then run one after the other, which costs nothing, and threads do not wait
+    for each other. Does nothing once JAX has computed something, which only costs speed.
+    """
+    with contextlib.suppress(RuntimeError):
+        _set_num_devices(fewest_devices(num_seeds, len(os.sched_getaffinity(0))))
+
+
+def fewest_devices(num_seeds: int, cores: int) -> int:
+    """Returns the fewest devices that share the seeds equally and use all cores."""
+    first = min(cores, num_seeds)
+    return next(n for n in range(first, num_seeds + 1) if num_seeds % n == 0)
+
+
+def _set_num_devices(count: int) -> None:
+    # Ignored on accelerators: it counts the devices of the CPU backend only.
+    if count > 1 and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def compilation_cache() -> Path:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from envs.spec import EnvSpec
-from models.mlp import MLP, init_ensemble
+from models.mlp import MLP, in_halves, init_ensemble, scaled
 from models.normalizer import Normalizer
 from replay import Transition
 
@@ -90,9 +90,20 @@ ACTIVATIONS: dict[str, Callable[[chex.Array], chex.Array]] = {
     "relu": nn.relu,
     "tanh": jnp.tanh,
 }
-INITIALIZERS: dict[str, nn.initializers.Initializer] = {
-    "truncated_normal": truncated_normal_init,
-    "orthogonal": nn.initializers.orthogonal(math.sqrt(2.0)),
+
+
+class Initializers(NamedTuple):
+    """Of the weights of hidden layers, and of the last one: means, then log-variances."""
+
+    hidden: nn.initializers.Initializer
+    head: nn.initializers.Initializer
+
+
+_orthogonal = nn.initializers.orthogonal(math.sqrt(2.0))
+INITIALIZERS: dict[str, Initializers] = {
+    "truncated_normal": Initializers(truncated_normal_init, truncated_normal_init),
+    # drawn together, means would be the shorter for a variance that nobody asks for
+    "orthogonal": Initializers(_orthogonal, in_halves(_orthogonal)),
 }
 """Values of `model.initializer`: PETS, and what Nikishin et al. 2022 use."""
 
@@ -114,6 +125,7 @@ class SeparateReward(nn.Module):
 
 def _make_net(config: ConfigDict, spec: EnvSpec) -> nn.Module:
     hyper = config.model
+    init = INITIALIZERS[hyper.initializer]
 
     def mlp(targets: int) -> MLP:
         return MLP(
@@ -121,8 +133,8 @@ def _make_net(config: ConfigDict, spec: EnvSpec) -> nn.Module:
             hyper.hidden_width,
             hyper.hidden_depth,
             activation=ACTIVATIONS[hyper.activation],
-            kernel_init=INITIALIZERS[hyper.initializer],
-            head_scale=hyper.head_scale,
+            kernel_init=init.hidden,
+            head_init=scaled(init.head, hyper.head_scale),
         )
 
     if hyper.separate_reward and hyper.learn_reward:

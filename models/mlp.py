@@ -19,7 +19,7 @@ class MLP(nn.Module):
     layer_norm: bool = False  # before every activation
     activation: Callable[[chex.Array], chex.Array] = nn.relu
     kernel_init: nn.initializers.Initializer = glorot_uniform
-    head_scale: float = 1.0  # multiplies the initial weights of the head
+    head_init: nn.initializers.Initializer | None = None  # of the last layer; None: the same
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
@@ -29,13 +29,23 @@ class MLP(nn.Module):
             if self.layer_norm:
                 x = nn.LayerNorm()(x)
             x = self.activation(x)
-        head_init = scaled(self.kernel_init, self.head_scale)
+        head_init = self.head_init or self.kernel_init
         return nn.Dense(self.outputs, kernel_init=head_init, name=f"layer_{self.depth}")(x)
 
 
 def scaled(init: nn.initializers.Initializer, scale: float) -> nn.initializers.Initializer:
     """Returns the initialiser whose weights are `scale` times those of `init`."""
     return lambda *args: scale * init(*args)
+
+
+def in_halves(init: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """Returns the initialiser that draws the two halves of the outputs independently by `init`."""
+
+    def halves(key: chex.PRNGKey, shape: tuple[int, ...], *dtype: jnp.dtype) -> chex.Array:
+        half = (*shape[:-1], shape[-1] // 2)
+        return jnp.concatenate([init(key, half, *dtype) for key in jax.random.split(key)], axis=-1)
+
+    return halves
 
 
 def init_ensemble(net: nn.Module, key: chex.PRNGKey, num: int, inputs: int) -> chex.ArrayTree:

@@ -8,7 +8,6 @@ first version still holds. Values are means over ten seeds unless said otherwise
 import numpy as np
 
 BOUNDS = np.linspace(0.0, 6.0, 20)  # bounds on the norm of a model, released notebook
-SEEDS = range(1, 11)
 
 # Figure 1, read off the paper: return by bound, for the eight bounds that it plots.
 FIGURE_1_BOUNDS = (1, 2, 3, 4, 6, 9, 13, 16)  # places in BOUNDS

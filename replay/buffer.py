@@ -18,7 +18,7 @@ class Transition(NamedTuple):
     """One step of experience, or a batch of them along leading axes."""
 
     observation: chex.Array  # [..., O]
-    action: chex.Array  # [..., A], in [-1, 1]
+    action: chex.Array  # [..., A], in [-1, 1]; one-hot where actions are discrete
     reward: chex.Array  # [...]
     next_observation: chex.Array  # [..., O]
     terminated: chex.Array  # [...], 1.0 where the task ended: no bootstrapping beyond it

@@ -30,48 +30,39 @@ class Critics(struct.PyTreeNode):
     optimizer: optax.OptState
 
 
-class Bilevel(NamedTuple):
-    """The two levels of the problem, for one member of the ensemble.
+class Outcome(NamedTuple):
+    """What follows states and actions."""
+
+    next_observation: chex.Array  # [..., O]
+    reward: chex.Array  # [...]
+
+
+class Levels(NamedTuple):
+    """What both levels of the problem are made of.
 
     Attributes:
-      imagine: `(model_params, batch of Transition [E, B, ...], context, key) -> Transition
-        [E, B, ...]` with the model's next observations and rewards; terminations stay real.
+      imagine: `(model_params, batch of Transition [E, B, ...], context, key) -> Outcome
+        [E, B, ...]` according to the model. Whether an episode ends is left to the data.
       backup: `(context, Transition [B, ...], key) -> [B]`: reward plus the discounted value of the
         next observation under the target critics.
       bellman_error: `(critics, context, Transition [B, ...], key) -> []`: half the squared error of
         every critic against the backup. It can be differentiated through the transition; a stopped
         gradient, which Q-learning has there, would make the hypergradient zero.
-      direction: `(critics, context, real, imagined, key) -> (implicit.Solution, real error)`: the
-        gradient of the real error after the inverse of the Hessian of the imagined one.
     """
 
-    imagine: Callable[..., Transition]
+    imagine: Callable[..., Outcome]
     backup: Callable[..., chex.Array]
     bellman_error: Callable[..., chex.Array]
-    direction: Callable[..., tuple[implicit.Solution, chex.Array]]
 
 
-def make_inverse(config: ConfigDict) -> implicit.Inverse:
-    """Returns how the configuration (its block `omd`) inverts the Hessian."""
-    hyper = config.omd
-    makers: dict[str, Callable[[], implicit.Inverse]] = {
-        "identity": implicit.identity,
-        "neumann": lambda: implicit.neumann(hyper.neumann_terms, hyper.neumann_step),
-        "cg": lambda: implicit.cg(hyper.cg_steps, hyper.cg_tolerance, hyper.damping),
-        "exact": lambda: implicit.exact(hyper.damping),
-    }
-    return makers[hyper.inverse]()
-
-
-def make_bilevel(config: ConfigDict, parts: Parts, inverse: implicit.Inverse) -> Bilevel:
+def make_levels(config: ConfigDict, parts: Parts) -> Levels:
     """Builds the functions of both levels."""
 
-    def imagine(params, batch: Transition, context: Context, key: chex.PRNGKey) -> Transition:
+    def imagine(params, batch: Transition, context: Context, key: chex.PRNGKey) -> Outcome:
         ensemble = parts.ensemble
         prediction = ensemble.predict(params, context.normalizers, batch.observation, batch.action)
         target = prediction.mean if config.rollout.deterministic else prediction.sample(key)
-        next_observation, reward = ensemble.decode(batch.observation, batch.action, target)
-        return batch._replace(next_observation=next_observation, reward=reward)
+        return Outcome(*ensemble.decode(batch.observation, batch.action, target))
 
     def backup(context: Context, batch: Transition, key: chex.PRNGKey) -> chex.Array:
         v = parts.value(context, context.target_critics, batch.next_observation, key)
@@ -82,44 +73,117 @@ def make_bilevel(config: ConfigDict, parts: Parts, inverse: implicit.Inverse) ->
         target = backup(context, batch, key)
         return 0.5 * jnp.square(q - target[None]).mean(axis=1).sum()
 
-    def direction(critics, context: Context, real: Transition, imagined: Transition, key):
-        real_error, gradient = jax.value_and_grad(bellman_error)(critics, context, real, key)
-        inner_gradient = jax.grad(lambda w: bellman_error(w, context, imagined, key))
-        _, hessian = jax.linearize(inner_gradient, critics)
-        return inverse(hessian, None, gradient), real_error
+    return Levels(imagine, backup, bellman_error)
 
-    return Bilevel(imagine, backup, bellman_error, direction)
+
+def make_inverse(config: ConfigDict) -> implicit.Inverse:
+    """Returns how the configuration (its block `omd`) inverts the Hessian of the critics."""
+    hyper = config.omd
+    arguments: dict[str, tuple] = {
+        "identity": (),
+        "neumann": (hyper.neumann_terms, hyper.neumann_step),
+        "cg": (hyper.cg_steps, hyper.cg_tolerance, hyper.damping),
+        "exact": (hyper.damping,),
+    }
+    return implicit.INVERSES[hyper.inverse](*arguments[hyper.inverse])
+
+
+def imagination_key(key: chex.PRNGKey) -> chex.PRNGKey:
+    """Returns the key with which the loss, given `key`, samples a model that is not deterministic.
+
+    An agent whose critics are to learn from the same sample imagines with it.
+    """
+    return jax.random.split(key, 3)[0]
 
 
 def make(config: ConfigDict, parts: Parts) -> ModelObjective:
-    """Returns the loss whose gradient is the hypergradient (eq. 14), summed over members.
+    """Returns a loss whose gradient is the hypergradient (eq. 14), summed over members.
 
-    With `omd.critics="agent"` the critics of the context are taken as optimal in the model, which
-    an agent sees to that trains them in it. With "own" the objective has critics of its own: they
-    start every fit as the agent's and do `omd.inner_steps` of Adam in the model before every
-    hypergradient.
+    A one-step agent trains its critics in the model; they are taken as optimal in it. Otherwise the
+    objective has critics of its own, `make_inner`.
     """
-    hyper = config.omd
-    bilevel = make_bilevel(config, parts, make_inverse(config))
+    levels, inverse = make_levels(config, parts), make_inverse(config)
+    own = config.agent != "dyna"
+    init, begin, solve_inner = make_inner(config, parts, levels)
+
+    def loss(params, state, batch: Transition, context: Context, key: chex.PRNGKey) -> LossOutput:
+        inner_key, backup_key = jax.random.split(key, 3)[1:]
+        # Without the likelihood nothing holds learned bounds together.
+        learned = config.model.learn_variance_bounds and bool(config.objective.mle_weight)
+        params = with_bounds(params, learned)
+        context = jax.lax.stop_gradient(context)
+        imagined = levels.imagine(params, batch, context, imagination_key(key))
+        if own:
+            inner_batch = jax.lax.stop_gradient(batch._replace(**imagined._asdict()))
+            state = solve_inner(state, inner_batch, context, inner_key)
+            context = context.replace(critics=state.online, target_critics=state.target)
+
+        def of_member(real: Transition, imagined: Outcome, key: chex.PRNGKey):
+            def inner_loss(imagined: Outcome, critics: chex.ArrayTree) -> chex.Array:
+                outcome = real._replace(**imagined._asdict())
+                return levels.bellman_error(critics, context, outcome, key)
+
+            error, cotangent = jax.value_and_grad(levels.bellman_error)(
+                context.critics, context, real, key
+            )
+            hyper = implicit.through_optimality(
+                inner_loss, imagined, context.critics, cotangent, inverse
+            )
+            return hyper.gradient, {"real_bellman": error, "hessian_residual": hyper.residual}
+
+        keys = jax.random.split(backup_key, batch.reward.shape[0])
+        gradient, metrics = jax.vmap(of_member)(batch, jax.lax.stop_gradient(imagined), keys)
+        total = optax.tree.vdot(gradient, imagined)  # the chain rule from outcomes to parameters
+        if config.omd.inverse == "identity":  # whose residual would cost what it saves
+            del metrics["hessian_residual"]
+        if config.objective.mle_weight:
+            nll = mle.row_losses(parts.ensemble, params, batch, context).mean(axis=1).sum()
+            total = total + config.objective.mle_weight * (nll + bound_penalty(params))
+        return total, (state, {name: value.mean() for name, value in metrics.items()})
+
+    def score(params, state, batch: Transition, context: Context, key) -> chex.Array:
+        """The squared error [E, B] of the model's backup: 0 where critics cannot tell it apart."""
+        del state  # the critics that learn in this model later are the agent's
+        imagine_key, backup_key = jax.random.split(key)
+        imagined = levels.imagine(params, batch, context, imagine_key)
+        keys = jax.random.split(backup_key, batch.reward.shape[0])
+        backup = jax.vmap(levels.backup, in_axes=(None, 0, 0))
+        predicted = backup(context, batch._replace(**imagined._asdict()), keys)
+        return jnp.square(predicted - backup(context, batch, keys))
+
+    if not own:
+        return ModelObjective(lambda key: (), loss, score)
+    return ModelObjective(init, loss, score, begin)
+
+
+def make_inner(config: ConfigDict, parts: Parts, levels: Levels) -> tuple[Callable, ...]:
+    """Builds critics that follow the model while it is fitted and those of the agent stand still.
+
+    They start every fit as the agent's and do `omd.inner_steps` of Adam in the model before every
+    hypergradient; their targets follow after every step.
+
+    Returns:
+      `init(key) -> Critics`, `begin(Critics, context) -> Critics`, and
+      `solve(Critics, imagined Transition [E, B, ...], context, key) -> Critics`.
+    """
     optimizer = optax.adam(config.sac.critic_learning_rate)
 
-    def init(key: chex.PRNGKey) -> Critics | tuple[()]:
-        return start(parts.init_critics(key)) if hyper.critics == "own" else ()
+    def start(online: chex.ArrayTree, target: chex.ArrayTree) -> Critics:
+        return Critics(online, target, optimizer.init(online))
 
-    def start(critics: chex.ArrayTree) -> Critics:
-        return Critics(critics, jax.tree.map(jnp.copy, critics), optimizer.init(critics))
+    def init(key: chex.PRNGKey) -> Critics:
+        critics = parts.init_critics(key)
+        return start(critics, jax.tree.map(jnp.copy, critics))
 
     def begin(state: Critics, context: Context) -> Critics:
         del state
-        return start(context.critics).replace(target=context.target_critics)
+        return start(context.critics, context.target_critics)
 
-    def solve_inner(
-        state: Critics, imagined: Transition, context: Context, key: chex.PRNGKey
-    ) -> Critics:
+    def solve(state: Critics, imagined: Transition, context: Context, key: chex.PRNGKey) -> Critics:
         def step(state: Critics, key: chex.PRNGKey) -> tuple[Critics, None]:
             def error(critics: chex.ArrayTree) -> chex.Array:
                 keys = jax.random.split(key, imagined.reward.shape[0])
-                of_member = jax.vmap(bilevel.bellman_error, in_axes=(None, None, 0, 0))
+                of_member = jax.vmap(levels.bellman_error, in_axes=(None, None, 0, 0))
                 now = context.replace(target_critics=state.target)
                 return of_member(critics, now, imagined, keys).mean()
 
@@ -128,46 +192,6 @@ def make(config: ConfigDict, parts: Parts) -> ModelObjective:
             target = optax.incremental_update(online, state.target, config.sac.target_update_rate)
             return Critics(online, target, opt_state), None
 
-        return jax.lax.scan(step, state, jax.random.split(key, hyper.inner_steps))[0]
+        return jax.lax.scan(step, state, jax.random.split(key, config.omd.inner_steps))[0]
 
-    def loss(params, state, batch: Transition, context: Context, key: chex.PRNGKey) -> LossOutput:
-        imagine_key, inner_key, backup_key = jax.random.split(key, 3)
-        # Without the likelihood nothing holds learned bounds together.
-        learned = config.model.learn_variance_bounds and bool(config.objective.mle_weight)
-        params = with_bounds(params, learned)
-        context = jax.lax.stop_gradient(context)
-        imagined = bilevel.imagine(params, batch, context, imagine_key)
-        if hyper.critics == "own":
-            state = solve_inner(state, jax.lax.stop_gradient(imagined), context, inner_key)
-            context = context.replace(critics=state.online, target_critics=state.target)
-
-        def of_member(real: Transition, imagined: Transition, key: chex.PRNGKey):
-            constants = jax.lax.stop_gradient((real, imagined))
-            solution, real_error = bilevel.direction(context.critics, context, *constants, key)
-
-            def inner_loss(imagined: Transition, critics: chex.ArrayTree) -> chex.Array:
-                return bilevel.bellman_error(critics, context, imagined, key)
-
-            total = implicit.surrogate(inner_loss, imagined, context.critics, solution.vector)
-            return total, {"real_bellman": real_error, "hessian_residual": solution.residual}
-
-        keys = jax.random.split(backup_key, batch.reward.shape[0])
-        losses, metrics = jax.vmap(of_member)(batch, imagined, keys)
-        if hyper.inverse == "identity":  # whose residual would cost what it saves
-            del metrics["hessian_residual"]
-        total = losses.sum()
-        if config.objective.mle_weight:
-            nll = mle.row_losses(parts.ensemble, params, batch, context).mean(axis=1).sum()
-            total = total + config.objective.mle_weight * (nll + bound_penalty(params))
-        return total, (state, {name: value.mean() for name, value in metrics.items()})
-
-    def score(params, state, batch: Transition, context: Context, key) -> chex.Array:
-        """The squared error [E, B] of the model's backup: 0 where critics cannot tell it apart."""
-        del state
-        imagine_key, backup_key = jax.random.split(key)
-        imagined = bilevel.imagine(params, batch, context, imagine_key)
-        keys = jax.random.split(backup_key, batch.reward.shape[0])
-        backup = jax.vmap(bilevel.backup, in_axes=(None, 0, 0))
-        return jnp.square(backup(context, imagined, keys) - backup(context, batch, keys))
-
-    return ModelObjective(init, loss, score, begin if hyper.critics == "own" else None)
+    return init, begin, solve

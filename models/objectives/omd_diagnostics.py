@@ -9,7 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from models.objectives.base import Context, Parts
-from models.objectives.omd import make_bilevel
+from models.objectives.omd import make_levels
 from omd import implicit
 from replay import Transition
 
@@ -33,45 +33,33 @@ def make_diagnostics(config: ConfigDict, parts: Parts) -> Diagnose:
       gradients.
     """
     hyper = config.omd
-    by_identity = make_bilevel(config, parts, implicit.identity())
-    by_cg = make_bilevel(
-        config, parts, implicit.cg(hyper.cg_steps, hyper.cg_tolerance, hyper.damping)
-    )
+    levels = make_levels(config, parts)
+    by_cg = implicit.cg(hyper.cg_steps, hyper.cg_tolerance, hyper.damping)
 
     def diagnose(params, batch: Transition, context: Context, key: chex.PRNGKey):
         imagine_key, backup_key = jax.random.split(key)
-
-        def imagined_by_first(params: chex.ArrayTree) -> Transition:
-            imagined = by_identity.imagine(params, batch, context, imagine_key)
-            return jax.tree.map(lambda x: x[0], imagined)
-
-        real = jax.tree.map(lambda x: x[0], batch)
-        imagined = imagined_by_first(params)
         critics = context.critics
 
         def inner_loss(params: chex.ArrayTree, critics: chex.ArrayTree) -> chex.Array:
-            outcome = imagined_by_first(params)
-            return by_identity.bellman_error(critics, context, outcome, backup_key)
+            imagined = levels.imagine(params, batch, context, imagine_key)
+            outcome = jax.tree.map(lambda x: x[0], batch._replace(**imagined._asdict()))
+            return levels.bellman_error(critics, context, outcome, backup_key)
 
+        real = jax.tree.map(lambda x: x[0], batch)
         inner_gradient = jax.grad(inner_loss, argnums=1)(params, critics)
-        solutions = [
-            bilevel.direction(critics, context, real, imagined, backup_key)[0]
-            for bilevel in (by_identity, by_cg)
-        ]
-        outer_gradient = solutions[0].vector
-        hypergradients = [
-            jax.grad(implicit.surrogate, argnums=1)(inner_loss, params, critics, solution.vector)
-            for solution in solutions
-        ]
-        residual = solutions[1].residual
+        outer_gradient = jax.grad(levels.bellman_error)(critics, context, real, backup_key)
+        identity, cg = (
+            implicit.through_optimality(inner_loss, params, critics, outer_gradient, inverse)
+            for inverse in (implicit.identity(), by_cg)
+        )
         return {
             "omd/inner_gradient": optax.tree.norm(inner_gradient)
             / jnp.maximum(optax.tree.norm(outer_gradient), ZERO),
             "omd/alignment": cosine(inner_gradient, outer_gradient),
-            "omd/cg_residual": residual,
+            "omd/cg_residual": cg.residual,
             # written so that a residual that is not a number has failed
-            "omd/cg_failed": 1.0 - (residual <= FAILED * hyper.cg_tolerance).astype(jnp.float32),
-            "omd/cosine_identity_cg": cosine(*hypergradients),
+            "omd/cg_failed": 1.0 - (cg.residual <= FAILED * hyper.cg_tolerance).astype(jnp.float32),
+            "omd/cosine_identity_cg": cosine(identity.gradient, cg.gradient),
         }
 
     return diagnose

@@ -1,18 +1,21 @@
 """The sets of functions that a value-equivalent model has to back up as the environment does."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from models.mlp import MLP
+from models.mlp import MLP, init_ensemble
 from models.normalizer import Normalizer
 from models.objectives.base import Context, ObjectiveState, Parts
 from models.objectives.values import critics_in, make_value, some_critics
 
+GAIN, HEAD_GAIN = math.sqrt(2.0), 0.01  # of the orthogonal weights of `random_networks`
 RANDOM_WIDTH, RANDOM_DEPTH = 64, 2  # of the network whose outputs are the random functions; ours
 
 
@@ -31,7 +34,7 @@ class Functions(NamedTuple):
 
 
 def random_functions(config: ConfigDict, parts: Parts) -> Functions:
-    """Outputs of one random network, which sees z-scored states and is never trained."""
+    """Outputs of one random network, which sees normalised states and is never trained."""
     net = MLP(config.objective.vep_count, RANDOM_WIDTH, RANDOM_DEPTH, activation=jnp.tanh)
     size = parts.spec.observation_size
 
@@ -42,6 +45,26 @@ def random_functions(config: ConfigDict, parts: Parts) -> Functions:
         return jnp.moveaxis(net.apply(state, states.normalize(observation)), -1, 0)
 
     return Functions(lambda key: net.init(key, jnp.zeros(size)), None, evaluate)
+
+
+def random_networks(config: ConfigDict, parts: Parts) -> Functions:
+    """Networks like the critics, each on its own, never trained (Nikishin et al. 2022)."""
+    net = MLP(
+        1,
+        config.sac.hidden_width,
+        config.sac.hidden_depth,
+        kernel_init=nn.initializers.orthogonal(GAIN),
+        head_init=nn.initializers.orthogonal(HEAD_GAIN),
+    )
+
+    def evaluate(state, context: Context, observation, key) -> chex.Array:
+        del context, key
+        return jax.vmap(net.apply, in_axes=(0, None))(state, observation)[..., 0]
+
+    def init(key: chex.PRNGKey) -> ObjectiveState:
+        return init_ensemble(net, key, config.objective.vep_count, parts.spec.observation_size)
+
+    return Functions(init, None, evaluate)
 
 
 def past_critics(config: ConfigDict, parts: Parts) -> Functions:
@@ -62,5 +85,5 @@ def past_critics(config: ConfigDict, parts: Parts) -> Functions:
     return Functions(init, begin, evaluate)
 
 
-SETS = {"random": random_functions, "critics": past_critics}
+SETS = {"random": random_functions, "networks": random_networks, "critics": past_critics}
 """Values of `objective.vep_functions`."""

@@ -13,6 +13,7 @@ from agents import dyna
 from agents.learner import Learner
 from envs import terminations
 from envs.spec import EnvSpec
+from models.objectives.omd import Outcome, imagination_key
 from replay import Transition, buffer, example_transition
 from tests.integration import tiny
 
@@ -43,6 +44,7 @@ def count(state, batch, key):
         "count": state.optimizer["count"].astype(jnp.float32),
         "rewards": batch.reward.sum(),
         "aligned": (batch.observation[:, 0] == batch.action[:, 0]).mean(),
+        "next": batch.next_observation.mean(),
     }
     assert batch.reward.shape == (ROWS,)
     return jax.tree.map(lambda x: x + jnp.ones_like(x), state), metrics
@@ -79,9 +81,7 @@ def update(make, **changes):
 
     def imagine(params, batch, context, key):
         keys.append(jax.random.key_data(key).tolist())
-        return batch._replace(
-            reward=batch.reward + params, next_observation=batch.next_observation + 2.0
-        )
+        return Outcome(batch.next_observation + 2.0, batch.reward + params)
 
     learner, model, metrics = make(config, COUNTING, step_model, imagine)(
         counters(10.0, 20.0, 30), MODEL, replay(), jax.random.key(1)
@@ -161,8 +161,14 @@ def test_inner_steps_are_counted(steps):
 @pytest.mark.parametrize("make", [dyna.critics_first, dyna.model_first])
 def test_rows_stay_whole_and_keys_are_used_once(make):
     _, _, metrics, keys = update(make)
-    assert metrics["aligned"] == 1.0
+    assert (metrics["aligned"], metrics["next"]) == (1.0, 2.0)
     assert len({tuple(key) for key in keys}) == len(keys) == 2
+
+
+def test_the_critics_learn_from_the_sample_of_the_hypergradient():
+    *_, (imagined, hypergradient) = update(dyna.critics_first)
+    key = imagination_key(jax.random.wrap_key_data(jnp.uint32(hypergradient)))
+    assert imagined == jax.random.key_data(key).tolist()
 
 
 def test_members_share_a_batch():

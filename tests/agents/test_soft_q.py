@@ -207,6 +207,22 @@ def test_adam_remembers_the_updates_before():
     assert int(state.updates) == 3
 
 
+def test_the_gradient_is_shortened_to_its_global_norm():
+    norms = {}
+    for limit in (0.0, 0.01):
+        learner, state = learner_and_state(sac__max_grad_norm=limit)
+        new, _ = learner.update(random_state(state), batch(), jax.random.key(1))
+        (adam,) = (s for s in jax.tree.leaves(new.optimizer, is_leaf=is_adam) if is_adam(s))
+        squares = [np.square(np.float64(mean)).sum() for mean in jax.tree.leaves(adam.mu)]
+        norms[limit] = np.sqrt(sum(squares)) / 0.1  # after the first step
+    assert norms[0.0] > 0.1
+    assert norms[0.01] == pytest.approx(0.01, rel=1e-4)
+
+
+def is_adam(node):
+    return hasattr(node, "mu")
+
+
 def test_the_targets_follow_after_every_update_or_every_other():
     for every in (1, 2):
         learner, state = learner_and_state(

@@ -145,9 +145,17 @@ def test_a_configuration_read_from_json_resolves():
 @pytest.mark.parametrize("preset", environments.PRESETS)
 @pytest.mark.parametrize("env", registry.registered_ids())
 def test_every_preset_fills_every_field_of_every_environment(env, preset, algo):
-    config = configuration.resolve(given(env, preset=preset, algo=algo))
+    # with discrete actions, every algorithm that has a model, as a one-step agent
+    agent = "dyna" if registry.spec(env).discrete and RECIPES[algo].agent == "mbpo" else None
+    config = configuration.resolve(given(env, preset=preset, algo=algo, agent=agent))
+    if registry.spec(env).discrete and algo in ("sac", "cf_mbpo"):
+        with pytest.raises(UserError):
+            configuration.validate(config)
+        return
     configuration.validate(config)
     unused = {"sac": {"model.objective", "rollout.filter", "use_algo"}, "cf_mbpo": set()}
+    if config.agent == "dyna":
+        unused[algo] = {"rollout.filter", "use_algo"}
     aliases = {*fields.ALIASES, "model_loss_type", "va_norm"}
     empty = {name for name in leaves(config) if fields.get(config, name) is None}
     assert empty == aliases | unused.get(algo, {"use_algo"})
@@ -218,7 +226,7 @@ def test_the_value_aware_demo_serves_every_objective(algo):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"algo": "mpbo"}, ["--config.algo=mpbo", "Did you mean mbpo?", "sac, mbpo"]),
+        ({"algo": "mpbo"}, ["--config.algo=mpbo", "Did you mean mbpo?", "sac, omd, mle, mbpo"]),
         ({"preset": "mbrl-lib"}, ["Did you mean mbrl_lib?", "original, mbrl_lib"]),
         ({"model__objective": "vamel"}, ["--config.model.objective=vamel", "Did you mean vaml?"]),
         ({"rollout__filter": "nome"}, ["--config.rollout.filter=nome", "Did you mean none?"]),

@@ -191,9 +191,7 @@ def wandering():
         return *explore(state, next_observation), {"policy/mean": state.mean}
 
     return toy.agent()._replace(
-        init=lambda key: Wanderer(
-            key, buffer.init(CAPACITY, example_transition(3, 1)), jnp.ones(())
-        ),
+        init=lambda key: Wanderer(key, buffer.init(99, example_transition(3, 1)), jnp.ones(())),
         explore=explore,
         observe=observe,
         step=step,

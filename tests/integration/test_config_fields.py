@@ -17,7 +17,9 @@ from tests.integration import tiny
 ENV = "InvertedPendulum-v5"
 DRIVER_ONLY = {
     "algo": "chooses the agent",
+    "agent": "chooses the agent",
     "env": "chooses the spec and the environment's constants",
+    "env_on_device": "where to step the environment",
     "preset": "chooses constants",
     "seed": "an argument of init",
     "num_seeds": "the axis that experiment.seeds adds",
@@ -58,6 +60,10 @@ OTHER = {
     "model.num_elites": 1,
     "model.hidden_width": 9,
     "model.hidden_depth": 1,
+    "model.activation": "relu",
+    "model.initializer": "orthogonal",
+    "model.head_scale": 0.5,
+    "model.separate_reward": True,
     "model.learning_rate": 1e-2,
     "model.weight_decay": (1e-2,),
     "model.batch_size": 24,
@@ -94,6 +100,7 @@ OTHER_OBJECTIVE = {
     "objective.mle_weight": 0.5,
     "objective.gradient_quantile": 0.5,
     "objective.vagram_form": "taylor",
+    "objective.vep_form": "separate",
     "objective.vep_functions": "critics",
     "objective.vep_count": 2,
     "refit.interval": 3,
@@ -105,6 +112,7 @@ NEEDS = {
     "objective.include_entropy": {"objective.action": "sample"},
     "objective.gradient_quantile": {"model.objective": "vagram"},
     "objective.vagram_form": {"model.objective": "vagram"},
+    "objective.vep_form": {"model.objective": "vep"},
     "objective.vep_functions": {"model.objective": "vep"},
     "objective.vep_count": {"model.objective": "vep"},
     "refit.starts": {"refit.interval": 5},
@@ -150,6 +158,27 @@ OTHER_FLOW = {
     "flow.flow_steps_per_refinement": 2,
     "flow.gate_tolerance": 0.1,
 }
+OTHER_ONE_STEP = {
+    "soft_q.temperature": 0.5,
+    "soft_q.exploration": 0.3,
+    "soft_q.evaluate_greedily": True,
+    "omd.inverse": "exact",
+    "omd.cg_steps": 7,
+    "omd.cg_tolerance": 1e-3,
+    "omd.damping": 0.1,
+    "omd.neumann_terms": 3,
+    "omd.neumann_step": 0.5,
+    "omd.inner_steps": 2,
+    "omd.fresh_optimizer": False,
+    "omd.fresh_critics": True,
+    "omd.fresh_batch": False,
+    "omd.diagnose_every": 0,
+}
+NEEDS |= {
+    "omd.neumann_terms": {"omd.inverse": "neumann"},
+    "omd.neumann_step": {"omd.inverse": "neumann"},
+    "omd.fresh_batch": {"model.objective": "mse"},
+}
 # The rule under which a field matters, if not under the default.
 RULE = {"flow.num_candidates": "plan", "flow.lookahead": "plan"}
 
@@ -162,10 +191,10 @@ def fields(config, prefix=""):
             yield prefix + name
 
 
-def make(algo, changes):
+def make(algo, changes, env=ENV):
     """Returns the agent with some fields changed, and the shapes of its state."""
-    config = tiny.config(algo, ENV, **{name.replace(".", "__"): v for name, v in changes.items()})
-    agent = make_agent(config, envs.spec(ENV))
+    config = tiny.config(algo, env, **{name.replace(".", "__"): v for name, v in changes.items()})
+    agent = make_agent(config, envs.spec(env))
     return agent, jax.eval_shape(agent.init, jax.random.key(0))
 
 
@@ -211,7 +240,7 @@ def unchanged():
 
 def test_every_field_is_in_one_of_the_two_lists():
     assert sorted(fields(default.get_config())) == sorted(
-        DRIVER_ONLY | OTHER | OTHER_OBJECTIVE | OTHER_FLOW
+        DRIVER_ONLY | OTHER | OTHER_OBJECTIVE | OTHER_ONE_STEP | OTHER_FLOW
     )
 
 
@@ -248,3 +277,30 @@ def test_changing_a_field_of_the_flows_changes_a_compiled_program(name):
     changed = flow_programs(**{"flow.rule": rule, name: OTHER_FLOW[name]})
     pairs = zip(changed, unchanged_flow_programs(rule), strict=False)
     assert any(now != before for now, before in pairs)  # stops tracing at the first difference
+
+
+def one_step_programs(**changes):
+    """Yields the programs of a one-step agent with discrete actions."""
+    agent, state = make("omd", {"model.num_members": 1, **changes}, "CartPole-v1")
+    yield str(agent.refresh_every)
+    policy = jax.eval_shape(agent.policy, state)
+    yield str(jax.make_jaxpr(agent.act)(policy, jnp.zeros((2, 4))))
+    for stage in agent.refresh:
+        yield str(jax.make_jaxpr(stage.run)(state))
+    yield str(jax.make_jaxpr(agent.step)(state, example_transition(4, 2), jnp.zeros(4)))
+
+
+@functools.cache
+def unchanged_one_step_programs(*needs):
+    first, second = (list(one_step_programs(**dict(needs))) for _ in range(2))
+    assert first == second, "the programs of one configuration do not read the same twice"
+    return first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_ONE_STEP)
+def test_changing_a_field_of_one_step_agents_changes_a_compiled_program(name):
+    needs = NEEDS.get(name, {})
+    changed = one_step_programs(**needs, **{name: OTHER_ONE_STEP[name]})
+    pairs = zip(changed, unchanged_one_step_programs(*needs.items()), strict=False)
+    assert any(now != before for now, before in pairs)

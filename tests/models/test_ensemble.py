@@ -70,16 +70,27 @@ def numpy_softplus(x):
     return np.logaddexp(0.0, x)
 
 
-def numpy_predict(params, member, observation, action, inputs, targets):
-    """One member's Gaussian in float64, `inputs` and `targets` being (mean, std)."""
-    params = jax.tree.map(lambda leaf: np.asarray(leaf[member], np.float64), params)
-    layers = params["net"]["params"]
-    x = (np.concatenate([observation, action], axis=-1) - inputs[0]) / inputs[1]
+NUMPY_ACTIVATIONS = {
+    "silu": lambda x: x / (1.0 + np.exp(-x)),
+    "relu": lambda x: np.maximum(x, 0.0),
+    "tanh": np.tanh,
+}
+
+
+def numpy_net(layers, x, activation="silu"):
+    """Means and raw log-variances of one network in float64."""
     for index in range(len(layers)):
         x = x @ layers[f"layer_{index}"]["kernel"] + layers[f"layer_{index}"]["bias"]
         if index < len(layers) - 1:
-            x = x / (1.0 + np.exp(-x))
-    mean, raw = np.split(x, 2, axis=-1)
+            x = NUMPY_ACTIVATIONS[activation](x)
+    return np.split(x, 2, axis=-1)
+
+
+def numpy_predict(params, member, observation, action, inputs, targets, activation="silu"):
+    """One member's Gaussian in float64, `inputs` and `targets` being (mean, std)."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf[member], np.float64), params)
+    x = (np.concatenate([observation, action], axis=-1) - inputs[0]) / inputs[1]
+    mean, raw = numpy_net(params["net"]["params"], x, activation)
     upper, lower = params["log_variance_max"], params["log_variance_min"]
     raw = upper - numpy_softplus(upper - raw)
     log_variance = lower + numpy_softplus(raw - lower)
@@ -143,6 +154,70 @@ def test_every_layer_is_initialised_by_its_own_fan_in():
     assert not np.array_equal(first[0], first[1])
 
 
+def test_orthogonal_layers_keep_lengths_up_to_their_gains():
+    ensemble = toy_ensemble(
+        hidden_width=8, hidden_depth=2, initializer="orthogonal", head_scale=0.5
+    )
+    layers = jax.jit(ensemble.init)(jax.random.key(0))["net"]["params"]
+    kernels = {name: np.asarray(layer["kernel"], np.float64) for name, layer in layers.items()}
+    means, log_variances = np.split(kernels.pop("layer_2"), 2, axis=-1)
+    # the gain of rectified units is sqrt(2); the head's is halved
+    expected = [(kernel, 2.0**0.5) for kernel in kernels.values()]
+    for kernel, gain in [*expected, (means, 2.0**-0.5), (log_variances, 2.0**-0.5)]:
+        for member in kernel:
+            found = np.linalg.svd(member, compute_uv=False)
+            np.testing.assert_allclose(found, np.full(min(member.shape), gain), rtol=1e-5)
+    weights = kernels["layer_1"].reshape(3, -1)
+    assert np.abs(np.corrcoef(weights) - np.eye(3)).max() < 5.0 / 8.0  # 64 weights each
+    for layer in layers.values():
+        np.testing.assert_array_equal(layer["bias"], 0.0)
+
+
+def test_a_separate_reward_is_that_of_two_networks():
+    ensemble = toy_ensemble(separate_reward=True)
+    params = random_params(ensemble)
+    observation, action = random_inputs(ensemble)
+    got = ensemble.predict(
+        params, identities(ensemble), jnp.float32(observation), jnp.float32(action)
+    )
+    for member in range(3):
+        nets = jax.tree.map(lambda leaf, m=member: np.float64(leaf[m]), params["net"]["params"])
+        x = np.concatenate([observation[member], action[member]], axis=-1)
+        halves = zip(numpy_net(nets["state"], x), numpy_net(nets["reward"], x))
+        mean, raw = (np.concatenate(pair, axis=-1) for pair in halves)
+        upper, lower = (
+            np.float64(params[f"log_variance_{side}"][member]) for side in ("max", "min")
+        )
+        raw = upper - numpy_softplus(upper - raw)
+        np.testing.assert_allclose(got.mean[member], mean, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            got.log_variance[member], lower + numpy_softplus(raw - lower), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_separate_reward_shares_nothing_with_the_state():
+    ensemble = toy_ensemble(separate_reward=True)
+    params = random_params(ensemble)
+    inputs = [jnp.float32(x) for x in random_inputs(ensemble)]
+    nets = params["net"]["params"]
+    whole = ensemble.predict(params, identities(ensemble), *inputs)
+    for part, touched in (("state", [True, True, False]), ("reward", [False, False, True])):
+        broken = nets | {part: jax.tree.map(lambda leaf: leaf + 1.0, nets[part])}
+        changed = ensemble.predict(
+            params | {"net": {"params": broken}}, identities(ensemble), *inputs
+        )
+        for before, after in zip(whole, changed):  # mean and log-variance
+            moved = np.abs(np.asarray(before) - np.asarray(after)).max(axis=(0, 1)) > 0
+            assert moved.tolist() == touched
+
+
+def test_a_given_reward_needs_no_network():
+    given = lambda s, a, n: n[..., 0]  # noqa: E731
+    ensemble = toy_ensemble(reward=given, separate_reward=True, learn_reward=False)
+    params = jax.eval_shape(ensemble.init, jax.random.key(0))
+    assert set(params["net"]["params"]) == {"layer_0", "layer_1", "layer_2"}
+
+
 def test_the_likelihood_of_one_element_is_the_worked_number():
     nll = gaussian_nll(Prediction(jnp.array([0.5]), jnp.array([-1.0])), jnp.array([1.0]))
     np.testing.assert_allclose(nll, [-0.320430], atol=1e-6)  # e / 4 - 1
@@ -157,8 +232,9 @@ def test_silu_is_jaxs_up_to_the_rounding_of_its_input(largest):
     np.testing.assert_allclose(slope, jax.vmap(jax.grad(jax.nn.silu))(x), rtol=0, atol=tolerance)
 
 
-def test_predict_is_numpys_forward_pass_of_every_member():
-    ensemble = toy_ensemble()
+@pytest.mark.parametrize("activation", NUMPY_ACTIVATIONS)
+def test_predict_is_numpys_forward_pass_of_every_member(activation):
+    ensemble = toy_ensemble(activation=activation)
     params = random_params(ensemble)
     inputs = np.array([0.3, -1.0, 2.0]), np.array([0.5, 2.0, 1.5])
     targets = np.array([1.0, -3.0, 0.5]), np.array([2.0, 0.1, 5.0])
@@ -169,7 +245,7 @@ def test_predict_is_numpys_forward_pass_of_every_member():
     got = ensemble.predict(params, statistics, jnp.float32(observation), jnp.float32(action))
     for member in range(3):
         mean, log_variance = numpy_predict(
-            params, member, observation[member], action[member], inputs, targets
+            params, member, observation[member], action[member], inputs, targets, activation
         )
         np.testing.assert_allclose(got.mean[member], mean, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(got.log_variance[member], log_variance, rtol=1e-4, atol=1e-4)

@@ -1,10 +1,12 @@
 """Networks against a numpy forward pass."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models import mlp
 from models.mlp import MLP, init_ensemble
 
 
@@ -48,6 +50,28 @@ def test_biases_start_at_zero_and_weights_within_glorots_bound():
         largest = np.abs(layers[layer]["kernel"]).max()
         assert 0.9 * bound < largest <= bound
         np.testing.assert_array_equal(layers[layer]["bias"], np.zeros(fan_out))
+
+
+def test_the_head_can_have_an_initialiser_of_its_own():
+    short = mlp.scaled(mlp.glorot_uniform, 0.25)
+    plain, scaled = (
+        MLP(2, width=5, depth=1, head_init=init).init(jax.random.key(0), jnp.zeros(3))["params"]
+        for init in (None, short)
+    )
+    np.testing.assert_array_equal(scaled["layer_0"]["kernel"], plain["layer_0"]["kernel"])
+    np.testing.assert_allclose(scaled["layer_1"]["kernel"], 0.25 * plain["layer_1"]["kernel"])
+    assert np.abs(scaled["layer_1"]["kernel"]).min() > 0.0
+    np.testing.assert_array_equal(scaled["layer_1"]["bias"], np.zeros(2))
+
+
+def test_halves_of_the_outputs_are_drawn_on_their_own():
+    init = mlp.in_halves(nn.initializers.orthogonal(3.0))
+    weights = np.asarray(init(jax.random.key(0), (5, 4), jnp.float32))
+    assert weights.shape == (5, 4)
+    for half in (weights[:, :2], weights[:, 2:]):
+        np.testing.assert_allclose(half.T @ half, 9.0 * np.eye(2), atol=1e-5)
+    assert np.abs(weights[:, :2].T @ weights[:, 2:]).max() > 0.1
+    assert init(jax.random.key(0), (5, 2)).dtype == jnp.float32
 
 
 def test_the_members_of_an_ensemble_start_uncorrelated():

@@ -75,12 +75,6 @@ def test_the_hypergradient_of_every_inverse_is_the_reference_value(changes, expe
     close(metrics["real_bellman"], toy.TRUE_LOSS / 2, 1e-9)
 
 
-def test_the_loss_is_the_product_of_both_gradients():
-    objective, _ = toy.make()
-    loss, _ = jax.jit(objective.loss)(toy.params(), (), toy.batch(), toy.context(), KEY)
-    close(loss, -toy.C @ toy.V / 4, 1e-9)
-
-
 def test_the_settings_of_the_inverses_arrive():
     hessian, v = toy.HESSIAN / 2, toy.V / 2
     step, terms = 0.3, 3
@@ -188,7 +182,7 @@ def hand_inner_loop(w, target_w, steps, rate, tau, moments=None, count=0):
     return w, target_w, (mean, square)
 
 
-OWN = {"omd__critics": "own", "sac__learning_rate": 0.03, "sac__target_update_rate": 0.1}
+OWN = {"agent": "mbpo", "sac__learning_rate": 0.03, "sac__target_update_rate": 0.1}
 
 
 def test_its_own_critics_start_as_the_agents_and_follow_the_model():
@@ -225,7 +219,7 @@ def test_its_own_critics_learn_from_the_rows_of_all_members():
     assert np.abs(mean - gradients[0]).max() > 0.1
 
 
-def test_critics_of_the_agent_need_no_state():
+def test_critics_of_a_one_step_agent_need_no_state():
     objective, _ = toy.make()
     assert objective.begin is None
     assert objective.init(KEY) == ()
@@ -422,9 +416,9 @@ def test_the_gradient_of_sac_is_that_of_differences_with_frozen_actions():
 
 
 @pytest.mark.parametrize("make_problem", [soft_q_problem, sac_problem])
-@pytest.mark.parametrize("critics", ["agent", "own"])
-def test_the_agent_gets_no_gradient(make_problem, critics):
-    config, parts, params, batch, context = make_problem(omd__critics=critics)
+@pytest.mark.parametrize("agent", ["dyna", "mbpo"])
+def test_the_agent_gets_no_gradient(make_problem, agent):
+    config, parts, params, batch, context = make_problem(agent=agent)
     objective = omd.make(config, parts)
     state = objective.begin(objective.init(KEY), context) if objective.begin else ()
 
@@ -458,3 +452,18 @@ def test_a_sampled_prediction_trains_the_variance():
         np.testing.assert_array_equal(head[:, size:], 0.0)  # means come first
     for size, head in zip((OBSERVATIONS, 1), heads[False]):
         assert np.abs(head[:, size:]).min() > 0.0
+
+
+def test_the_loss_samples_with_the_key_that_agents_imagine_with():
+    changes = {"rollout__deterministic": False, "model__learn_variance_bounds": False}
+    config, parts, params, batch, context, found = solved(soft_q_problem, **changes)
+    ensemble = parts.ensemble
+
+    def sampled(*arguments):
+        prediction = ensemble.predict(*arguments)
+        return prediction._replace(mean=prediction.sample(omd.imagination_key(KEY)))
+
+    config, *_ = soft_q_problem()  # of means
+    drawn = parts._replace(ensemble=ensemble._replace(predict=sampled))
+    expected, _ = gradient_of(omd.make(config, drawn), params, batch, context)
+    close(found["net"], expected["net"])
