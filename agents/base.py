@@ -44,6 +44,19 @@ class Internals(NamedTuple):
     ensemble: Ensemble | None = None
 
 
+def no_memory(policy: Any, num_episodes: int) -> tuple[()]:
+    """The `begin` of policies that look at nothing but the current observation."""
+    del policy, num_episodes
+    return ()
+
+
+def reactive(
+    act: Callable[[Any, chex.Array], chex.Array],
+) -> Callable[[Any, Any, chex.Array], tuple[chex.Array, Any]]:
+    """Returns `(policy_params, observations) -> actions` as an `act` that leaves its memory."""
+    return lambda policy, memory, observations: (act(policy, observations), memory)
+
+
 class Agent(NamedTuple):
     """One algorithm for ONE seed, as pure functions; `experiment.seeds.lift` runs it for several.
 
@@ -56,9 +69,12 @@ class Agent(NamedTuple):
         chooses the action for `next_observation`.
       refresh: stages run in order every `refresh_every` steps of learning, before `step`: they fit
         the model and generate rollouts. Empty for model-free agents.
-      policy: `(state) -> policy_params`, what `act` needs.
-      act: `(policy_params, observations [N, O]) -> actions [N, A]`, greedy, for evaluation.
+      policy: `(state) -> policy_params`, what `begin` and `act` need; a selection of leaves, which
+        does the same to a state with a seed axis.
+      act: `(policy_params, memory, observations [N, O]) -> (actions [N, A], memory)`, greedy, for
+        evaluation: what to do in N episodes at once.
       refresh_every: environment steps between refreshes; 0 without `refresh`.
+      begin: `(policy_params, N) -> memory` at the start of N episodes, with a leading axis N.
       internals: for diagnostics.
     """
 
@@ -68,6 +84,7 @@ class Agent(NamedTuple):
     step: Callable[[AgentState, Any, chex.Array], tuple[AgentState, chex.Array, Metrics]]
     refresh: tuple[Stage, ...]
     policy: Callable[[AgentState], Any]
-    act: Callable[[Any, chex.Array], chex.Array]
+    act: Callable[[Any, Any, chex.Array], tuple[chex.Array, Any]]
     refresh_every: int
+    begin: Callable[[Any, int], Any] = no_memory
     internals: Internals = Internals()

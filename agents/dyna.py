@@ -15,7 +15,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from agents import sac, soft_q
-from agents.base import Agent, Internals, Metrics, Stage
+from agents.base import Agent, Internals, Metrics, Stage, reactive
 from agents.learner import Learner, LearnerState
 from envs.spec import EnvSpec
 from models.ensemble import make_ensemble
@@ -101,7 +101,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         step=step,
         refresh=(Stage("diagnostics", inspect),) if config.omd.diagnose_every else (),
         policy=lambda state: learner.policy(state.learner),
-        act=learner.act,
+        act=reactive(learner.act),
         refresh_every=config.omd.diagnose_every,
         internals=Internals(
             sample=lambda state, observation, key: parts.sample_and_log_prob(

@@ -25,11 +25,13 @@ from models.fit import make_fit
 from models.objectives import OBJECTIVES, Context, omd_diagnostics
 from models.objectives.diagnostics import make_diagnostics
 from models.rollout import make_rollout, rollout_length
+from models.supervised_noise import make_training_data
 from models.training import NO_REFIT, ModelState
 from replay import ReplayState, Transition, WeightedTransition, buffer, example_transition
 
 OPEN_LOOP_STEPS, OPEN_LOOP_SEGMENTS = 5, 1000  # of the error reported after every fit
-OPEN_LOOP_KEY, DIAGNOSTICS_KEY = 4, 5  # folded into the key of the state; 0 to 3 are its split's
+# folded into the key of the state, whose split makes 0 to 3
+OPEN_LOOP_KEY, DIAGNOSTICS_KEY, NOISE_KEY = 4, 5, 6
 
 
 class MBPOState(struct.PyTreeNode):
@@ -43,6 +45,7 @@ class MBPOState(struct.PyTreeNode):
     replay: ReplayState  # real transitions
     model_replay: ReplayState  # WeightedTransitions; room for the longest rollouts of the run
     window: chex.Array  # int32 [], newest generated transitions in use
+    training_data: chex.ArrayTree  # state of the TrainingData of the model
 
 
 def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
@@ -54,6 +57,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     refit = make_refit(config, parts, policy_learner)
     objective = OBJECTIVES[config.model.objective](config, parts)
     model_learner = make_fit(config, ensemble, objective, refit)
+    training_data = make_training_data(config.model.sl_noise)
     diagnose = make_diagnostics(config, parts, objective)
     diagnose_omd = omd_diagnostics.make_diagnostics(config, parts)
     rollout_filter = FILTERS[rollout.filter](config, parts)
@@ -74,15 +78,17 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     def init(key: chex.PRNGKey) -> MBPOState:
         key, sac_key, model_key, filter_key = jax.random.split(key, 4)
         example = example_transition(spec.observation_size, spec.action_size)
+        replay = buffer.init(config.replay_capacity, example)
         return MBPOState(
             key=key,
             env_steps=jnp.zeros((), jnp.int32),
             sac=policy_learner.init(sac_key),
             model=model_learner.init(model_key),
             filter=rollout_filter.init(filter_key),
-            replay=buffer.init(config.replay_capacity, example),
+            replay=replay,
             model_replay=buffer.init(model_capacity, WeightedTransition(example, jnp.zeros(()))),
             window=jnp.zeros((), jnp.int32),
+            training_data=training_data.init(replay),
         )
 
     def context_of(state: MBPOState) -> Context:
@@ -93,7 +99,12 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         return jax.random.split(state.key, 4)
 
     def fit_model(state: MBPOState) -> tuple[MBPOState, Metrics]:
-        arguments = state.model, state.replay, context_of(state), refresh_keys(state)[1]
+        noise_key = jax.random.fold_in(state.key, NOISE_KEY)
+        data, replay = training_data.update(
+            state.training_data, state.replay, state.env_steps, noise_key
+        )
+        state = state.replace(training_data=data)
+        arguments = state.model, replay, context_of(state), refresh_keys(state)[1]
         if refit is NO_REFIT:
             model, metrics = model_learner.fit(*arguments)
         else:

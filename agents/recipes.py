@@ -22,6 +22,8 @@ RECIPES: dict[str, Recipe] = {
     "sac": Recipe("sac", None, None),
     "omd": Recipe("dyna", "omd", None),
     "mle": Recipe("dyna", "mse", None),  # the likelihood of a Gaussian whose variance is fixed
+    "mpc": Recipe("mpc", "mse", None),
+    "pets": Recipe("mpc", "mle", None),
     "mbpo": Recipe("mbpo", "mle", "none"),
     "vaml": Recipe("mbpo", "vaml", "none"),
     "ma_l1": Recipe("mbpo", "ma_l1", "none"),
@@ -29,6 +31,31 @@ RECIPES: dict[str, Recipe] = {
     "vagram": Recipe("mbpo", "vagram", "none"),
     "cf_mbpo": Recipe("mbpo", "mle", "flow_both"),
 }
+
+PLANNER_FIELDS: dict[str, tuple[str, ...]] = {
+    "random_shooting": ("num_candidates",),
+    "cem": (
+        "num_candidates",
+        "num_elites",
+        "num_iterations",
+        "smoothing",
+        "sampler",
+        "warm_start",
+        "execute_best",
+    ),
+    "icem": (
+        "num_candidates",
+        "num_elites",
+        "num_iterations",
+        "smoothing",
+        "noise_beta",
+        "decay",
+        "kept_fraction",
+        "execute_best",
+    ),
+    "mppi": ("num_candidates", "num_iterations", "gamma", "sigma", "beta"),
+}
+"""Planner -> the arguments it is built with, which are fields of the block `planner`."""
 
 USE_ALGO: dict[str, str] = {
     "mbpo": "none",

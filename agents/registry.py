@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from agents import dyna, mbpo, sac
+from agents import dyna, mbpo, mpc, sac
 from agents.base import Agent
 from envs.spec import EnvSpec
 
@@ -12,6 +12,7 @@ AGENTS: dict[str, Callable[[ConfigDict, EnvSpec], Agent]] = {
     "sac": sac.make_agent,
     "mbpo": mbpo.make_agent,
     "dyna": dyna.make_agent,
+    "mpc": mpc.make_agent,
 }
 
 

@@ -14,7 +14,7 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from agents.base import Agent, Internals, Metrics
+from agents.base import Agent, Internals, Metrics, reactive
 from agents.learner import Learner
 from agents.networks import make_networks
 from envs.spec import EnvSpec
@@ -336,7 +336,7 @@ def acting(
         step=step,
         refresh=(),
         policy=lambda state: state.sac.policy,
-        act=learner.greedy,
+        act=reactive(learner.greedy),
         refresh_every=0,
         internals=Internals(
             sample=lambda state, observation, key: learner.sample_and_log_prob(

@@ -107,6 +107,7 @@ def settings(config: dict[str, Any]) -> Settings:
             "agent": config.get("agent") or (recipe and recipe.agent),
             "model": {"objective": config["model.objective"]},
             "rollout": {"filter": config["rollout.filter"]},
+            "planner": {"name": config.get("planner.name")},
         }
     )
     kept = {

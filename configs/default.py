@@ -19,7 +19,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     config.algo = "mbpo"  # recipe: a row of agents/recipes.py
     config.agent = placeholder(
         str
-    )  # composes the parts: "sac", "mbpo", "dyna"; default: the recipe's
+    )  # composes the parts: "sac", "mbpo", "dyna", "mpc"; default: the recipe's
     config.env = env  # Gymnasium environment id
     config.env_on_device = placeholder(
         bool
@@ -72,7 +72,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.hidden_width = placeholder(int)
     model.hidden_depth = placeholder(int)
     model.activation = placeholder(str)  # "silu", "relu" or "tanh"
-    model.initializer = placeholder(str)  # "truncated_normal" (PETS) or "orthogonal"
+    model.initializer = placeholder(str)  # "truncated_normal" (PETS), "orthogonal" or "torch"
     model.head_scale = placeholder(float)  # multiplies the initial weights of the last layer
     model.separate_reward = placeholder(bool)  # the reward has a network of its own
     model.learning_rate = placeholder(float)
@@ -91,6 +91,10 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.normalize_targets = placeholder(
         bool
     )  # z-score the regression targets as well as the inputs; default only for cf_mbpo
+    model.freeze_constant = placeholder(
+        bool
+    )  # targets that never varied are predicted to be what they were; with normalize_targets
+    model.sl_noise = 0.0  # std of noise on fitted observations, as a fraction of each one's mean
     model.bootstrap = True  # each member draws its own training rows with replacement, once per fit
     model.holdout_ratio = 0.2  # share of the replay held out of a fit
     model.holdout_max = 5000  # most transitions held out
@@ -102,6 +106,8 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.max_gradient_steps = placeholder(
         int
     )  # cap per fit; 0: none (the published stopping rule)
+    model.max_epochs = 0  # cap per fit; 0: none
+    model.keep = "best"  # weights of a fit: "best" on held-out rows, or "last", at the caps alone
 
     config.rollout = rollout = ml_collections.ConfigDict()
     rollout.filter = placeholder(str)  # which model rollouts to keep: a name in agents/filters.py
@@ -116,6 +122,28 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
         bool
     )  # predict the mean instead of sampling; default: if the objective does not train the variance
     rollout.real_ratio = placeholder(float)  # share of real transitions in a policy batch
+
+    config.planner = planner = ml_collections.ConfigDict()  # of agents that plan
+    planner.name = placeholder(str)  # "random_shooting", "cem", "icem" or "mppi"
+    planner.horizon = placeholder(int)  # actions of a plan
+    planner.num_candidates = placeholder(int)  # action sequences per iteration
+    planner.num_iterations = placeholder(int)  # of drawing candidates around the best so far
+    planner.num_elites = placeholder(int)  # best candidates that cem and icem fit a Gaussian to
+    planner.smoothing = placeholder(float)  # weight of the elites' moments; 1: nothing else counts
+    planner.sampler = placeholder(str)  # cem's Gaussians: "clipped" to the bounds or "truncated"
+    planner.warm_start = placeholder(bool)  # cem starts from the last plan, else uniformly
+    planner.execute_best = placeholder(bool)  # the best candidate instead of the Gaussian's mean
+    planner.noise_beta = placeholder(float)  # icem: exponent of the noise's power spectrum
+    planner.decay = placeholder(float)  # icem: factor by which candidates get fewer
+    planner.kept_fraction = placeholder(float)  # icem: share of elites that stay candidates
+    planner.gamma = placeholder(float)  # mppi: inverse temperature per unit of return
+    planner.sigma = placeholder(float)  # mppi: std of the noise, in half the width of the bounds
+    planner.beta = placeholder(float)  # mppi: weight of the new action in the smoothing; 1: none
+    planner.propagation = placeholder(
+        str
+    )  # which member predicts what: "ts1", "tsinf", "expectation" or "per_member"
+    planner.num_particles = placeholder(int)  # imagined trajectories per candidate
+    planner.ignore_termination = placeholder(bool)  # rewards after a termination count too
 
     config.objective = objective = ml_collections.ConfigDict()  # value-aware model losses
     objective.critic = placeholder(str)  # "first", "min" or "mean" of them; "target": their min

@@ -1,5 +1,7 @@
 """The environments of a training run: one per seed, in lockstep, able to resume exactly."""
 
+from typing import NamedTuple
+
 import gymnasium
 import numpy as np
 
@@ -31,6 +33,13 @@ def not_finite(
     )
 
 
+class Finished(NamedTuple):
+    """A training episode that has ended."""
+
+    total: float  # its undiscounted return
+    length: int  # steps
+
+
 class Actors:
     """S training environments.
 
@@ -44,6 +53,8 @@ class Actors:
         self._envs: list[gymnasium.Env] = [envs.make(env_id) for _ in seeds]
         self._episodes = [0] * len(seeds)
         self._actions: list[list[np.ndarray]] = [[] for _ in seeds]  # of the episodes under way
+        self._rewards: list[list[float]] = [[] for _ in seeds]  # likewise
+        self._finished: list[list[Finished]] = [[] for _ in seeds]
         self.observation = np.stack([self._reset(k) for k in range(len(seeds))])  # [S, O]
 
     def step(self, actions: np.ndarray) -> Transition:
@@ -60,6 +71,7 @@ class Actors:
         over = (transition.terminated > 0) | (transition.truncated > 0)
         self.observation = transition.next_observation.copy()
         for k in np.flatnonzero(over).tolist():
+            self._finished[k].append(Finished(sum(self._rewards[k]), len(self._rewards[k])))
             self._episodes[k] += 1
             self.observation[k] = self._reset(k)
         return transition
@@ -72,6 +84,7 @@ class Actors:
         if not (np.isfinite(reward) and np.isfinite(next_observation).all()):
             place = self._seeds[k], self._episodes[k], len(self._actions[k])
             raise not_finite(self._env_id, *place, reward, next_observation)
+        self._rewards[k].append(float(reward))
         return Transition(
             self.observation[k],
             action,
@@ -82,9 +95,14 @@ class Actors:
         )
 
     def _reset(self, k: int) -> np.ndarray:
-        self._actions[k] = []
+        self._actions[k], self._rewards[k] = [], []
         seed = episode_seed(self._seeds[k], TRAINING, self._episodes[k])
         return self._envs[k].reset(seed=seed)[0]
+
+    def take_finished(self) -> list[list[Finished]]:
+        """Returns, by seed, the episodes that have ended since the last call, and forgets them."""
+        finished, self._finished = self._finished, [[] for _ in self._seeds]
+        return finished
 
     def log(self) -> dict[str, np.ndarray | list[int]]:
         """Returns what `restore` needs: episode numbers and the actions of the current episodes."""
@@ -105,8 +123,9 @@ class Actors:
         for k, env in enumerate(self._envs):
             observation = self._reset(k)
             for action in log[f"actions_{k}"]:
-                observation = env.step(action)[0]
+                observation, reward, *_ = env.step(action)
                 self._actions[k].append(action)
+                self._rewards[k].append(float(np.float32(reward)))
             if not np.array_equal(observation, log["observation"][k]):
                 raise UserError(
                     f"{self._env_id} does not repeat itself: after the same seed and actions seed "

@@ -48,7 +48,7 @@ def check_agent(config: ConfigDict) -> Iterator[str]:
         spec = registry.spec(config.env)
     except UserError:
         return  # reported with the environment
-    if spec.discrete and agent in ("sac", "mbpo"):
+    if spec.discrete and agent in ("sac", "mbpo", "mpc"):
         yield (
             f"{config.env} has discrete actions, which {flag(config, 'agent')} cannot take: use "
             "--config=configs/omd_cartpole.py, or --config.agent=dyna and an algo that has a model."

@@ -7,7 +7,7 @@ is allowed, what to type. A field that is still `None` is no problem by itself.
 import difflib
 import math
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -23,6 +23,8 @@ from experiment.objective_checks import (
     check_objective,
     check_refit,
 )
+from experiment.planner_checks import check_fit, check_planner, planner_names
+from experiment.rollout_checks import check_rollout
 
 if TYPE_CHECKING:  # its module imports JAX, which reading a configuration can do without
     from envs.spec import EnvSpec
@@ -51,6 +53,12 @@ SMALLEST: dict[str, int] = {
     "model.holdout_max": 1,
     "model.patience": 1,
     "model.max_gradient_steps": 0,
+    "model.max_epochs": 0,
+    "planner.horizon": 1,
+    "planner.num_candidates": 1,
+    "planner.num_iterations": 1,
+    "planner.num_elites": 1,
+    "planner.num_particles": 1,
     "objective.num_model_samples": 0,
     "objective.vep_count": 1,
     "omd.cg_steps": 1,
@@ -86,6 +94,8 @@ _POSITIVE = (
     "model.learning_rate",
     "model.head_scale",
     "omd.cg_tolerance",
+    "planner.gamma",
+    "planner.sigma",
     "omd.neumann_step",
     "flow.score_cap",
     "flow.warmup_learning_rate",
@@ -108,7 +118,17 @@ _NOT_NEGATIVE = (
     "flow.rl_weight",
     "flow.mle_weight",
     "flow.gate_tolerance",
+    "model.sl_noise",
+    "planner.noise_beta",
 )
+
+_WEIGHTS: dict[str, float] = {
+    "sac.target_update_rate": 0.005,
+    "planner.smoothing": 0.9,
+    "planner.beta": 0.9,
+    "planner.kept_fraction": 0.3,
+}
+"""Numbers in (0, 1], and an example of each."""
 
 _RATIOS = (
     "model.holdout_ratio",
@@ -166,6 +186,7 @@ def check_names(config: ConfigDict) -> Iterator[str]:
         "logging.wandb": WANDB_MODES,
         **allowed_names(),
         **omd_names(),
+        **planner_names(),
     }
     for name, value in given(config, allowed):
         if value not in allowed[name]:
@@ -208,9 +229,9 @@ def check_numbers(config: ConfigDict) -> Iterator[str]:
     """Yields real numbers outside their range; NaN is outside every range."""
     if not 0 < config.discount < 1:
         yield f"{flag(config, 'discount')} is not between 0 and 1: use for example 0.99."
-    for name, value in given(config, ("sac.target_update_rate",)):
+    for name, value in given(config, _WEIGHTS):
         if not 0 < value <= 1:
-            yield f"{flag(config, name)} is not in (0, 1]: use for example 0.005."
+            yield f"{flag(config, name)} is not in (0, 1]: use for example {_WEIGHTS[name]}."
     for name, value in given(config, _POSITIVE):
         if not 0 < value < math.inf:
             yield f"{flag(config, name)} has to be a positive number."
@@ -240,7 +261,7 @@ def check_temperature(config: ConfigDict) -> Iterator[str]:
 def check_budget(config: ConfigDict) -> Iterator[str]:
     """Yields step counts that contradict each other."""
     initial = config.initial_steps or 0
-    if 0 < initial < config.sac.batch_size:
+    if uses(config, "sac.batch_size") and 0 < initial < config.sac.batch_size:
         yield (
             f"{flag(config, 'initial_steps')} leaves fewer transitions than one batch of "
             f"{config.sac.batch_size}: use {config.sac.batch_size} or more, or lower "
@@ -287,35 +308,6 @@ def check_model(config: ConfigDict) -> Iterator[str]:
         )
 
 
-def check_rollout(config: ConfigDict) -> Iterator[str]:
-    """Yields start states that the elites cannot share and schedules that make no sense."""
-    if not uses(config, "rollout.schedule"):
-        return
-    starts, elites = config.rollout.starts or 0, config.model.num_elites or 0
-    if starts > 0 and elites > 0 and starts % elites:
-        below = starts - starts % elites
-        nearest = " or ".join(str(n) for n in (below, below + elites) if n > 0)
-        yield (
-            f"{flag(config, 'rollout.starts')} cannot be shared equally by model.num_elites="
-            f"{elites}: use {nearest}."
-        )
-    schedule = config.rollout.schedule
-    if schedule is not None and not _is_schedule(schedule):
-        yield (
-            f"{flag(config, 'rollout.schedule')} is not a schedule: give four whole numbers "
-            "(from_step, to_step, from_length, to_length) with 0 <= from_step < to_step and "
-            "1 <= from_length <= to_length, for example "
-            '"--config.rollout.schedule=(20000, 150000, 1, 15)".'
-        )
-
-
-def _is_schedule(schedule: tuple[Any, ...]) -> bool:
-    if len(schedule) != 4 or not all(type(value) is int for value in schedule):
-        return False
-    from_step, to_step, from_length, to_length = schedule
-    return 0 <= from_step < to_step and 1 <= from_length <= to_length
-
-
 CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
     check_names,
     check_sizes,
@@ -330,6 +322,8 @@ CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
     check_aliases,
     check_flow,
     check_agent,
+    check_planner,
+    check_fit,
     check_one_step,
     check_exact,
     check_environment,  # last: its message can be several lines long

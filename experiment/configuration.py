@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from agents.recipes import RECIPES, USE_ALGO
-from configs import environments, modhe2022, nikishin2022
+from configs import environments, modhe2022, nikishin2022, planning
 from errors import UserError
 from experiment import checks, fields
 
@@ -35,6 +35,7 @@ _DEFAULTS: dict[str, Any] = {
     "model.predict_delta": True,
     "model.max_grad_norm": 0.0,
     "model.normalize_targets": False,
+    "model.freeze_constant": False,
     "model.validation": "mse",
     "objective.critic": "min",  # what SAC backs up; a model fitted to one critic misleads the other
     "objective.action": "mean",
@@ -80,6 +81,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
         _fill(resolved, {"agent": recipe.agent, "model.objective": recipe.objective})
         if resolved.agent == "mbpo":
             _fill(resolved, {"rollout.filter": recipe.filter or "none"})
+    if resolved.agent == "mpc":
+        _fill(resolved, planning.RECIPES.get(resolved.algo, {}))
+        _fill(resolved, planning.defaults(resolved.planner.name))
     spec = checks.find_spec(resolved.env)
     if resolved.agent == "dyna" and spec:
         _fill(resolved, nikishin2022.DISCRETE if spec.discrete else nikishin2022.CONTINUOUS)

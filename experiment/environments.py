@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agents.base import AgentState, Metrics
-from experiment.actors import Actors
-from experiment.evaluation import Evaluation, Evaluator
+from experiment.actors import Actors, Finished
+from experiment.evaluation import Evaluation, Evaluator, remembering
 from experiment.seeds import LiftedAgent
 from experiment.stopwatch import Stopwatch
 
@@ -43,6 +43,12 @@ class Environments(Protocol):
     def evaluate(self, policy: Any, position: int) -> Evaluation:
         """Plays greedy episodes, which depend on the policy and `position` (`env_step`) alone."""
 
+    def training_episodes(self) -> list[dict[str, float]]:
+        """Returns `train/return` and `train/length` of each seed: means over what ended since last.
+
+        Nothing of a seed of which no training episode has ended since the last call.
+        """
+
     def log(self) -> dict[str, Any]:
         """Returns what `restore` needs, as `storage.save_dict` accepts it."""
 
@@ -61,7 +67,8 @@ class HostEnvironments:
     ) -> None:
         self._agent, self._watch = agent, watch
         self._actors = Actors(config.env, seeds)
-        self._evaluator = Evaluator(config.env, seeds, config.eval_episodes)
+        self._episodes = config.eval_episodes
+        self._evaluator = Evaluator(config.env, seeds, self._episodes)
 
     def begin(self, state: AgentState) -> AgentState:
         """Chooses the first actions."""
@@ -86,7 +93,12 @@ class HostEnvironments:
 
     def evaluate(self, policy: Any, position: int) -> Evaluation:
         """Plays one greedy episode in every evaluation environment."""
-        return self._evaluator.run(lambda seen: self._agent.act(policy, seen), position)
+        memory = self._agent.begin(policy, self._episodes)
+        return self._evaluator.run(remembering(self._agent.act, policy, memory), position)
+
+    def training_episodes(self) -> list[dict[str, float]]:
+        """Returns means over the training episodes that have ended since the last call."""
+        return [_means(finished) for finished in self._actors.take_finished()]
 
     def log(self) -> dict[str, Any]:
         """Returns the action and what `Actors.restore` needs."""
@@ -101,3 +113,10 @@ class HostEnvironments:
         """Frees the simulators."""
         self._actors.close()
         self._evaluator.close()
+
+
+def _means(finished: list[Finished]) -> dict[str, float]:
+    if not finished:
+        return {}
+    totals, lengths = zip(*finished)
+    return {"train/return": float(np.mean(totals)), "train/length": float(np.mean(lengths))}

@@ -1,7 +1,7 @@
 """Greedy returns of a policy on environments of their own."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from replay import Transition
 DEFAULT_FRAMES_PER_SECOND = 30.0  # of an environment that does not say; Gymnasium assumes the same
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""Observations [S, N, O] of S seeds and N episodes each to actions [S, N, A]."""
+"""Observations [S, N, O] of S seeds and N episodes each to actions [S, N, A]. It may remember the
+observations before, so it is called once a step and serves only one `play`."""
 
 Step = list[tuple[int, int, Transition]]
 """Indices of seed and episode and the transition, of every episode that was still going on."""
@@ -23,6 +24,23 @@ class Evaluation(NamedTuple):
 
     returns: np.ndarray  # [S, N], undiscounted
     lengths: np.ndarray  # [S, N], steps
+
+
+def remembering(act: Callable, policy: Any, memory: Any) -> Act:
+    """Returns the policy of an agent with a seed axis, which keeps its memory between its calls.
+
+    Args:
+      act: `(policy, memory, observations) -> (actions, memory)`.
+      policy: its parameters.
+      memory: at the start of the episodes.
+    """
+
+    def next_actions(observations: np.ndarray) -> np.ndarray:
+        nonlocal memory
+        actions, memory = act(policy, memory, observations)
+        return np.asarray(actions)
+
+    return next_actions
 
 
 class Evaluator:
@@ -64,7 +82,7 @@ class Evaluator:
         """Plays one episode in every environment; yields after each step of those still going on.
 
         Args:
-          act: the policy.
+          act: the policy, at the start of its episodes.
           position: where the run is, in environment steps; it sets the episodes' reset seeds.
         """
         observations = np.stack(

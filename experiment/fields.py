@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from agents.recipes import RECIPES
+from agents.recipes import PLANNER_FIELDS, RECIPES
 
 ALIASES: dict[str, str] = {
     "va_loss_coeff": "objective.value_weight",
@@ -50,9 +50,15 @@ FIT = tuple(
         "incumbent_competes",
         "validation",
         "max_gradient_steps",
+        "max_epochs",
+        "keep",
+        "sl_noise",
     )
 )
 """Fields about fits to a replay, which one-step agents do not make."""
+
+EVERY_PLANNER = ("name", "horizon", "propagation", "num_particles", "ignore_termination")
+"""Fields of the block `planner` that matter to all of them."""
 
 HYPERGRADIENT = ("omd.fresh_optimizer", "omd.fresh_critics")
 """Fields of one-step agents that matter to hypergradients alone."""
@@ -86,7 +92,14 @@ def uses(config: ConfigDict, name: str) -> bool:
     if name.startswith("objective."):
         return objective in VALUE_AWARE
     if name.startswith("model."):
-        return agent == "mbpo" or (agent == "dyna" and name not in FIT)
+        return agent in ("mbpo", "mpc") or (agent == "dyna" and name not in FIT)
+    if name.startswith("planner."):
+        own = PLANNER_FIELDS.get(config.planner.name or "", ())
+        return agent == "mpc" and name.removeprefix("planner.") in (*EVERY_PLANNER, *own)
+    if name == "rollout.deterministic":
+        return agent in ("mbpo", "mpc")
+    if name in ("updates_per_step", "discount") or name.startswith("sac."):
+        return agent != "mpc"
     if name in HYPERGRADIENT:
         return agent == "dyna" and objective == "omd"
     if name in ONE_STEP or name.startswith("soft_q."):

@@ -26,7 +26,7 @@ def play(restored: Restored, episodes: int) -> list[list[Transition]]:
         restored.config.env,
         restored.seeds,
         episodes,
-        restored.greedy(),
+        restored.greedy(episodes),
         stream=TEST,
         position=restored.env_step,
     )

@@ -143,12 +143,14 @@ class Run:
         self._wall_clock += now - self._lap_start
         self._lap_start = now
         means, refreshes = self._take_metrics()
+        trained = self._environments.training_episodes()
         rows = [
             {
                 "wall_clock": self._wall_clock,
                 "eval/return": float(evaluation.returns[k].mean()),
                 "eval/return_std": float(evaluation.returns[k].std()),
                 "eval/length": float(evaluation.lengths[k].mean()),
+                **trained[k],
                 **means[k],
                 **{f"time/{stage}": seconds for stage, seconds in lap.items()},
             }
@@ -161,7 +163,9 @@ class Run:
         with self._watch("checkpoint"):
             self._save(float(evaluation.returns.mean()), policy, last)
         self._draw_curve()  # at the very end the report draws it in any case
-        mean_row = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        # in some seeds no training episode may have ended
+        common = [name for name in rows[0] if all(name in row for row in rows)]
+        mean_row = {name: float(np.mean([row[name] for row in rows])) for name in common}
         spread = float(evaluation.returns.mean(axis=1).std()) if len(rows) > 1 else None
         progress.epoch(self._evaluations - 1, self.env_step, mean_row, lap, spread)
 

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import envs
-from agents.base import AgentState, Metrics
+from agents.base import Agent, AgentState, Metrics
 from envs import FunctionalEnv
 from experiment.actors import EVALUATION, TRAINING, episode_seed, not_finite
 from experiment.evaluation import Evaluation
@@ -66,7 +66,7 @@ class DeviceEnvironments:
         self._most_steps = max(1, MOST_UPDATES // config.updates_per_step)
         self._explore = compiled(make_chunk(env, explore), count, shared=True)
         self._learn = compiled(make_chunk(env, one.step), count, shared=True)
-        play = make_episodes(env, one.act, config.eval_episodes)
+        play = make_episodes(env, one, config.eval_episodes)
         self._play = compiled(play, count, donate=False)
         start = compiled(functools.partial(first_episode, env), count, donate=False)
         self._actor = start(self._stream(TRAINING))
@@ -90,6 +90,10 @@ class DeviceEnvironments:
         """Plays N greedy episodes of each seed at once."""
         returns, lengths = self._play(policy, self._stream(EVALUATION, position))
         return Evaluation(np.asarray(returns, np.float64), np.asarray(lengths))
+
+    def training_episodes(self) -> list[dict[str, float]]:
+        """Returns nothing: the returns of training episodes are not kept on the device."""
+        return [{} for _ in self._seeds]
 
     def log(self) -> dict[str, Any]:
         """Returns the action and the leaves of the training environments."""
@@ -169,7 +173,7 @@ def make_chunk(env: FunctionalEnv, act: Callable) -> Callable:
     return run
 
 
-def make_episodes(env: FunctionalEnv, act: Callable, count: int) -> Callable:
+def make_episodes(env: FunctionalEnv, agent: Agent, count: int) -> Callable:
     """Returns `(policy_params, seed) -> (returns [count], lengths [count])` of greedy episodes.
 
     Episode n is reset with a key that depends on the seed (uint32 []) and on n alone; returns are
@@ -178,22 +182,23 @@ def make_episodes(env: FunctionalEnv, act: Callable, count: int) -> Callable:
 
     def play(policy: Any, seed: chex.Array) -> tuple[chex.Array, chex.Array]:
         def step(carry: tuple) -> tuple:
-            env_state, observation, running, returns, lengths = carry
+            env_state, observation, running, returns, lengths, memory = carry
+            action, memory = agent.act(policy, memory, observation)
             env_state, observation, reward, terminated, truncated = jax.vmap(env.step)(
-                env_state, act(policy, observation)
+                env_state, action
             )
             returns += jnp.where(running, reward, 0.0)
             lengths += running
             running &= (terminated == 0) & (truncated == 0)
-            return env_state, observation, running, returns, lengths
+            return env_state, observation, running, returns, lengths, memory
 
         fold_in = functools.partial(jax.random.fold_in, jax.random.key(seed))
         start = jax.vmap(env.reset)(jax.vmap(fold_in)(jnp.arange(count)))
         statistics = jnp.ones(count, bool), jnp.zeros(count), jnp.zeros(count, jnp.int32)
-        *_, returns, lengths = jax.lax.while_loop(
+        *_, returns, lengths, _ = jax.lax.while_loop(
             lambda carry: carry[2].any() & (carry[4].max() < env.max_steps),
             step,
-            (*start, *statistics),
+            (*start, *statistics, agent.begin(policy, count)),
         )
         return returns, lengths
 

@@ -14,7 +14,7 @@ from envs.spec import EnvSpec
 from errors import UserError
 from experiment import configuration, run_folder, seeds
 from experiment.checkpoint import Checkpointer
-from experiment.evaluation import Act
+from experiment.evaluation import Act, remembering
 
 
 class Restored(NamedTuple):
@@ -26,12 +26,12 @@ class Restored(NamedTuple):
     agent: Agent  # for one seed, not compiled
     env_step: int  # environment steps per seed before the checkpoint
     state: Any  # agent state with a leading axis S; None for the checkpoint "best"
-    policy: Any  # what `agent.act` needs, with a leading axis S
+    policy: Any  # what `agent.begin` and `agent.act` need, with a leading axis S
 
-    def greedy(self) -> Act:
-        """Returns the greedy policy of all seeds, compiled."""
-        act = jax.jit(jax.vmap(self.agent.act))
-        return lambda observations: act(self.policy, observations)
+    def greedy(self, episodes: int) -> Act:
+        """Returns the greedy policy of all seeds, compiled, for that many episodes of each."""
+        memory = jax.vmap(lambda policy: self.agent.begin(policy, episodes))(self.policy)
+        return remembering(jax.jit(jax.vmap(self.agent.act)), self.policy, memory)
 
 
 def restore(workdir: Path, checkpoint: str = "latest") -> Restored:

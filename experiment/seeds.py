@@ -34,6 +34,7 @@ class LiftedAgent:
     step: Callable[..., Any]
     refresh: tuple[Stage, ...]
     policy: Callable[[Any], Any]
+    begin: Callable[[Any, int], Any]
     act: Callable[..., Any]
     refresh_every: int
     state_shape: Any  # ShapeDtypeStructs of the state, with shardings
@@ -46,6 +47,11 @@ def lift(agent: Agent, num_seeds: int) -> LiftedAgent:
     program = functools.partial(compiled, num_seeds=num_seeds)
     init = program(lambda seed: agent.init(jax.random.key(seed)), donate=False)
     shape = jax.eval_shape(init, jax.ShapeDtypeStruct((num_seeds,), jnp.uint32))
+
+    @functools.cache  # the number of episodes is part of the program
+    def begin(num_episodes: int) -> jax.stages.Wrapped:
+        return program(lambda policy: agent.begin(policy, num_episodes), donate=False)
+
     return LiftedAgent(
         init=lambda seeds: init(jnp.asarray(seeds, jnp.uint32)),
         explore=program(agent.explore),
@@ -53,6 +59,7 @@ def lift(agent: Agent, num_seeds: int) -> LiftedAgent:
         step=program(agent.step),
         refresh=tuple(Stage(stage.name, program(stage.run)) for stage in agent.refresh),
         policy=agent.policy,
+        begin=lambda policy, num_episodes: begin(num_episodes)(policy),
         act=program(agent.act, donate=False),
         refresh_every=agent.refresh_every,
         state_shape=jax.tree.map(

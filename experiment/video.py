@@ -59,7 +59,8 @@ def _side_by_side(restored: Restored, evaluator: Evaluator, every: int) -> Itera
     pictures: dict[int, np.ndarray] = {}
     returns = [0.0 for _ in restored.seeds]
     running = len(restored.seeds)
-    for time, step in enumerate(evaluator.play(restored.greedy(), restored.env_step), start=1):
+    steps = evaluator.play(restored.greedy(episodes=1), restored.env_step)
+    for time, step in enumerate(steps, start=1):
         for k, n, transition in step:
             returns[k] += float(transition.reward)
             over = bool(transition.terminated or transition.truncated)

@@ -93,19 +93,26 @@ ACTIVATIONS: dict[str, Callable[[chex.Array], chex.Array]] = {
 
 
 class Initializers(NamedTuple):
-    """Of the weights of hidden layers, and of the last one: means, then log-variances."""
+    """Of the weights of hidden layers, and of the last one: means, then log-variances.
+
+    Biases are zero, or uniform within 1 / sqrt(fan_in).
+    """
 
     hidden: nn.initializers.Initializer
     head: nn.initializers.Initializer
+    uniform_bias: bool = False
 
 
 _orthogonal = nn.initializers.orthogonal(math.sqrt(2.0))
+# within sqrt(3 scale / fan_in) = 1 / sqrt(fan_in), the default of PyTorch's Linear
+_torch = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 INITIALIZERS: dict[str, Initializers] = {
     "truncated_normal": Initializers(truncated_normal_init, truncated_normal_init),
     # drawn together, means would be the shorter for a variance that nobody asks for
     "orthogonal": Initializers(_orthogonal, in_halves(_orthogonal)),
+    "torch": Initializers(_torch, _torch, uniform_bias=True),
 }
-"""Values of `model.initializer`: PETS, and what Nikishin et al. 2022 use."""
+"""Values of `model.initializer`: PETS, what Nikishin et al. 2022 use, PyTorch's default."""
 
 
 class SeparateReward(nn.Module):
@@ -135,6 +142,7 @@ def _make_net(config: ConfigDict, spec: EnvSpec) -> nn.Module:
             activation=ACTIVATIONS[hyper.activation],
             kernel_init=init.hidden,
             head_init=scaled(init.head, hyper.head_scale),
+            uniform_bias=init.uniform_bias,
         )
 
     if hyper.separate_reward and hyper.learn_reward:
@@ -164,6 +172,8 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec) -> Ensemble:
         lower, upper = params["log_variance_min"], params["log_variance_max"]
         log_variance = soft_clamp(raw, lower[:, None], upper[:, None])
         scale = normalizers.targets
+        if hyper.freeze_constant:
+            mean = jnp.where(scale.constant[None, None], 0.0, mean)
         return Prediction(
             scale.denormalize(mean), log_variance + 2.0 * jnp.log(scale.std[None, None])
         )

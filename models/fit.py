@@ -2,8 +2,9 @@
 
 The rule of Janner et al. 2019 (MBPO): hold rows out, bootstrap the rest per member, train in epochs
 until no member has improved its hold-out error for a while, and give every member its best weights
-back. A cap on gradient steps bounds the time of one fit. Row counts and epochs are dynamic, shapes
-are not, so the same program serves the whole run.
+back. A cap on gradient steps bounds the time of one fit. With `model.keep="last"` there is the cap
+alone: the weights after that many steps stay. Row counts and epochs are dynamic, shapes are not, so
+the same program serves the whole run.
 """
 
 from collections.abc import Callable
@@ -76,6 +77,8 @@ def make_fit(
             model = model.replace(objective=objective.begin(model.objective, context))
         steps_per_epoch = -(-split.train_size // hyper.batch_size)
         max_steps = hyper.max_gradient_steps or NEVER
+        max_epochs = hyper.max_epochs or NEVER
+        keep_best = hyper.keep == "best"
 
         def errors(params: chex.ArrayTree, trained: Trained) -> dict[str, chex.Array]:
             def score(params: chex.ArrayTree, batch: Transition) -> chex.Array:
@@ -100,6 +103,8 @@ def make_fit(
             end = jnp.minimum(begin + steps_per_epoch, max_steps)
             trained = training.advance(carry.trained, end, batch_at, step_key)
             progress = carry.progress
+            if not keep_best:
+                return Carry(trained, progress, carry.epochs + 1)
             if refit.interval != NEVER and hyper.validation == "objective":
                 # The critics have moved, and with them what the best weights so far are worth.
                 rescored = errors(progress.best_params, trained)["objective"]
@@ -114,11 +119,11 @@ def make_fit(
 
         def unfinished(carry: Carry) -> chex.Array:
             stale = carry.progress.stale_epochs >= hyper.patience
-            return ~stale & (carry.trained.steps < max_steps)
+            return ~stale & (carry.trained.steps < max_steps) & (carry.epochs < max_epochs)
 
         example = buffer.gather_slots(replay, split.train[:, : hyper.batch_size])
         start = training.start(model, learner, context, example)
-        if hyper.incumbent_competes:
+        if hyper.incumbent_competes and keep_best:
             score = errors(model.params, start)[hyper.validation]
         else:
             score = jnp.full(ensemble.num_members, jnp.inf)

@@ -1,5 +1,6 @@
 """Multilayer perceptrons, alone and as ensembles with a leading member axis."""
 
+import math
 from collections.abc import Callable
 
 import chex
@@ -11,7 +12,7 @@ glorot_uniform = nn.initializers.glorot_uniform()
 
 
 class MLP(nn.Module):
-    """`depth` hidden layers of `width` units and a linear head of `outputs` units, biases zero."""
+    """`depth` hidden layers of `width` units and a linear head of `outputs` units."""
 
     outputs: int
     width: int
@@ -20,17 +21,37 @@ class MLP(nn.Module):
     activation: Callable[[chex.Array], chex.Array] = nn.relu
     kernel_init: nn.initializers.Initializer = glorot_uniform
     head_init: nn.initializers.Initializer | None = None  # of the last layer; None: the same
+    uniform_bias: bool = False  # biases are drawn within 1 / sqrt(fan_in), as PyTorch does; else 0
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
         """Maps x [..., I] to [..., outputs]."""
         for layer in range(self.depth):
-            x = nn.Dense(self.width, kernel_init=self.kernel_init, name=f"layer_{layer}")(x)
+            x = self._dense(layer, self.width, self.kernel_init, x)
             if self.layer_norm:
                 x = nn.LayerNorm()(x)
             x = self.activation(x)
         head_init = self.head_init or self.kernel_init
-        return nn.Dense(self.outputs, kernel_init=head_init, name=f"layer_{self.depth}")(x)
+        return self._dense(self.depth, self.outputs, head_init, x)
+
+    def _dense(
+        self, layer: int, units: int, init: nn.initializers.Initializer, x: chex.Array
+    ) -> chex.Array:
+        bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+        if self.uniform_bias:
+            bias_init = uniform_within(1.0 / math.sqrt(x.shape[-1]))
+        return nn.Dense(units, kernel_init=init, bias_init=bias_init, name=f"layer_{layer}")(x)
+
+
+def uniform_within(bound: float) -> nn.initializers.Initializer:
+    """Returns the initialiser that draws uniformly from [-bound, bound]."""
+
+    def init(
+        key: chex.PRNGKey, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    ) -> chex.Array:
+        return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
+
+    return init
 
 
 def scaled(init: nn.initializers.Initializer, scale: float) -> nn.initializers.Initializer:

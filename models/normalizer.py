@@ -14,6 +14,11 @@ class Normalizer(NamedTuple):
     mean: chex.Array  # [D]
     std: chex.Array  # [D], positive
 
+    @property
+    def constant(self) -> chex.Array:
+        """Which dimensions were constant, bool [D]: no measured std is 1 to the last bit."""
+        return self.std == 1.0
+
     def normalize(self, x: chex.Array) -> chex.Array:
         """Maps raw x [..., D] to zero mean and unit variance."""
         mean, std = (jnp.broadcast_to(value, x.shape) for value in self)

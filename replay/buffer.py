@@ -126,6 +126,11 @@ def contents(state: ReplayState) -> tuple[chex.ArrayTree, chex.Array]:
     return _unpack(state.layout, state.rows), jnp.arange(state.capacity) < state.size
 
 
+def with_contents(state: ReplayState, items: chex.ArrayTree) -> ReplayState:
+    """Returns the ring with other items [capacity, ...], in the order of `contents`."""
+    return state.replace(rows=_pack(state.layout, items))
+
+
 def _advance(state: ReplayState, rows: chex.Array, count: chex.Array | int) -> ReplayState:
     return state.replace(
         rows=rows,

@@ -340,4 +340,4 @@ def test_what_diagnosis_looks_at_belongs_to_the_learner():
         assert inside.value(state, seen, jax.random.key(0)).shape == (5,)
         assert inside.temperature(state) == pytest.approx(temperature)
         assert inside.model(state) is state.model
-        assert agent.act(agent.policy(state), seen).shape == (5, 2)
+        assert agent.act(agent.policy(state), (), seen)[0].shape == (5, 2)

@@ -209,3 +209,14 @@ def test_donating_the_state_changes_nothing():
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow  # a refresh is compiled
+def test_supervised_noise_is_in_the_models_data_alone():
+    before, after, _ = refreshed(config(model__sl_noise=0.01), tiny.spec(), 0)
+    np.testing.assert_array_equal(after.replay.rows, before.replay.rows)
+    fitted = after.training_data.replay
+    assert (fitted.rows[:200, :3] != after.replay.rows[:200, :3]).all()
+    rows, valid = model_rows(after)
+    real = {tuple(row) for row in np.asarray(before.replay.rows)[:200, :3].tolist()}
+    assert all(tuple(row) in real for row in rows.observation[valid].tolist())

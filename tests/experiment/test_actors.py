@@ -181,3 +181,30 @@ def test_the_time_limit_of_half_cheetah_is_no_termination():
     assert not np.stack([t.terminated for t in taken]).any()
     assert np.flatnonzero(np.stack([t.truncated for t in taken])).tolist() == [999]
     assert all(jnp.asarray(leaf).dtype == jnp.float32 for leaf in taken[0])
+
+
+def test_finished_episodes_are_handed_out_once_with_their_returns():
+    lengths = itertools.count(2)  # one environment ends after 2 steps, the other after 3
+    register(
+        "Unequal-v0", termination=terminations.never, make=lambda: tiny.Clock(next(lengths), True)
+    )
+    actors = Actors("Unequal-v0", [0, 1])
+    assert actors.take_finished() == [[], []]
+    for _ in range(5):
+        actors.step(actions(2))
+    assert actors.take_finished() == [[(1 + 2, 2)] * 2, [(1 + 2 + 3, 3)]]
+    actors.step(actions(2))
+    assert actors.take_finished() == [[(3, 2)], [(6, 3)]]
+    assert actors.take_finished() == [[], []]
+
+
+def test_the_return_of_an_episode_under_way_survives_a_restart():
+    env_id = tiny.register_clock("Restarted-v0", steps=4, terminates=True)
+    actors = Actors(env_id, [0])
+    for _ in range(2):
+        actors.step(actions(1))
+    again = Actors(env_id, [0])
+    again.restore(actors.log())
+    for _ in range(2):
+        again.step(actions(1))
+    assert again.take_finished() == [[(1 + 2 + 3 + 4, 4)]]

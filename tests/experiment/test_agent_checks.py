@@ -140,8 +140,8 @@ def test_the_configuration_of_cartpole_serves_every_model_loss(env, algo):
 
 @pytest.mark.parametrize("algo", RECIPES)
 def test_a_recipe_names_its_agent(algo):
-    one_step = {"omd": "dyna", "mle": "dyna", "sac": "sac"}
-    assert resolved("Hopper-v5", algo=algo).agent == one_step.get(algo, "mbpo")
+    others = {"omd": "dyna", "mle": "dyna", "sac": "sac", "mpc": "mpc", "pets": "mpc"}
+    assert resolved("Hopper-v5", algo=algo).agent == others.get(algo, "mbpo")
 
 
 def test_omd_can_train_the_models_of_mbpo():

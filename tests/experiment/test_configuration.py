@@ -4,7 +4,17 @@ import pytest
 from ml_collections import ConfigDict
 
 from agents.recipes import RECIPES
-from configs import cf_mbpo, default, environments, mbpo, sac, value_aware
+from configs import (
+    cf_mbpo,
+    cs285_mbpo,
+    cs285_mpc,
+    default,
+    environments,
+    mbpo,
+    pets,
+    sac,
+    value_aware,
+)
 from envs import registry
 from errors import UserError
 from experiment import checks, configuration, fields
@@ -148,17 +158,19 @@ def test_every_preset_fills_every_field_of_every_environment(env, preset, algo):
     # with discrete actions, every algorithm that has a model, as a one-step agent
     agent = "dyna" if registry.spec(env).discrete and RECIPES[algo].agent == "mbpo" else None
     config = configuration.resolve(given(env, preset=preset, algo=algo, agent=agent))
-    if registry.spec(env).discrete and algo in ("sac", "cf_mbpo"):
+    if registry.spec(env).discrete and algo in ("sac", "cf_mbpo", "mpc", "pets"):
         with pytest.raises(UserError):
             configuration.validate(config)
         return
     configuration.validate(config)
     unused = {"sac": {"model.objective", "rollout.filter", "use_algo"}, "cf_mbpo": set()}
-    if config.agent == "dyna":
+    if config.agent in ("dyna", "mpc"):
         unused[algo] = {"rollout.filter", "use_algo"}
+    planners = {name for name in leaves(config) if name.startswith("planner.")}
+    elsewhere = set() if config.agent == "mpc" else planners
     aliases = {*fields.ALIASES, "model_loss_type", "va_norm"}
     empty = {name for name in leaves(config) if fields.get(config, name) is None}
-    assert empty == aliases | unused.get(algo, {"use_algo"})
+    assert empty == aliases | elsewhere | unused.get(algo, {"use_algo"})
 
 
 def leaves(config, prefix=""):
@@ -461,3 +473,41 @@ def test_rollouts_are_sampled_exactly_if_the_variance_is_trained():
     assert not deterministic(algo="vagram", **{"objective.mle_weight": 0.1})
     assert not deterministic(algo="ma_l1", preset="modhe2022")
     assert not deterministic(algo="vaml", **{"rollout.deterministic": False})
+
+
+@pytest.mark.parametrize("env", [*cs285_mpc.EXPERIMENTS, "Pendulum-v1"])
+def test_the_homeworks_planner_is_configured_as_published(env):
+    config = configuration.resolve(cs285_mpc.get_config(env))
+    configuration.validate(config)
+    planner, model = config.planner, config.model
+    assert (planner.name, planner.num_candidates, model.num_members) == ("random_shooting", 1000, 3)
+    assert (model.hidden_width, model.hidden_depth, model.activation) == (250, 2, "tanh")
+    assert (model.objective, model.keep, model.initializer) == ("mse", "last", "torch")
+    assert model.weight_decay == (0.0,)
+    assert model.sl_noise == 0.0
+    cheetah = configuration.resolve(cs285_mpc.get_config("cheetah-cs285-v0"))
+    assert (cheetah.total_steps, cheetah.planner.horizon) == (105_000, 15)
+    assert (cheetah.model.train_every, cheetah.model.max_gradient_steps) == (5_000, 1_500)
+
+
+@pytest.mark.parametrize(("length", "agent"), [("0", "sac"), ("1", "mbpo"), ("10", "mbpo")])
+def test_rollout_lengths_of_the_homework_are_algorithms(length, agent):
+    config = configuration.resolve(cs285_mbpo.get_config(length))
+    configuration.validate(config)
+    assert (config.agent, config.env, config.total_steps) == (agent, "cheetah-cs285-v0", 55_000)
+    if agent == "mbpo":
+        assert config.rollout.schedule[2:] == (int(length),) * 2
+        assert config.rollout.deterministic
+        assert config.model.hidden_width == 250
+
+
+@pytest.mark.parametrize("env", [*pets.CONSTANTS, "InvertedPendulum-v5"])
+def test_pets_is_configured_as_published(env):
+    config = configuration.resolve(pets.get_config(env))
+    configuration.validate(config)
+    planner, model = config.planner, config.model
+    assert (planner.name, planner.propagation, planner.num_particles) == ("cem", "ts1", 20)
+    assert (model.objective, model.num_members, model.num_elites) == ("mle", 7, 5)
+    assert (planner.num_elites, planner.smoothing) == (planner.num_candidates // 10, 0.9)
+    assert model.hidden_depth == 4
+    assert not config.rollout.deterministic

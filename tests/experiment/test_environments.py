@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,3 +52,32 @@ def test_policies_are_evaluated_on_other_environments():
     np.testing.assert_array_equal(evaluation.returns, np.full((2, 4), 1 + 2 + 3))
     np.testing.assert_array_equal(evaluation.lengths, np.full((2, 4), EPISODE))
     assert environments._actors.log()["actions_0"].size == 0
+
+
+def test_returns_of_training_episodes_are_means_over_what_has_ended():
+    agent, environments, _ = make([0, 1])
+    state = environments.begin(agent.init([0, 1]))
+    assert environments.training_episodes() == [{}, {}]
+    for _ in range(2 * EPISODE + 1):
+        state, _, _ = environments.learn(state, 1)
+    assert environments.training_episodes() == [{"train/return": 6.0, "train/length": 3.0}] * 2
+    assert environments.training_episodes() == [{}, {}]
+
+
+def test_a_policy_keeps_its_memory_during_an_evaluation_and_loses_it_afterwards():
+    seen = []
+
+    def act(policy, memory, observations):
+        jax.debug.callback(lambda memory: seen.append(memory.tolist()), memory, ordered=True)
+        return observations[:, :1], memory + 10.0
+
+    agent = toy.agent()._replace(
+        begin=lambda policy, episodes: policy + jnp.arange(float(episodes)), act=act
+    )
+    env_id = tiny.register_clock("MemoryClock-v0", steps=EPISODE, terminates=True)
+    config = tiny.config("sac", env_id, eval_episodes=2)
+    environments = HostEnvironments(config, seeds.lift(agent, 1), [0], Stopwatch())
+    for _ in range(2):
+        environments.evaluate(jnp.full(1, 0.5), position=7)
+    jax.effects_barrier()
+    assert seen == [[0.5, 1.5], [10.5, 11.5], [20.5, 21.5]] * 2

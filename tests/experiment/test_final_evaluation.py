@@ -7,6 +7,7 @@ from envs import register
 from experiment import final_evaluation
 from experiment.restore import Restored
 from replay import Transition
+from tests.experiment import toy
 from tests.integration import tiny
 
 ROWS = [[100.0, 102.0, 104.0, 106.0], [10.0, 20.0, 30.0, 40.0], [1.0, 1.0, 1.0, 1.0]]
@@ -113,11 +114,7 @@ def test_files_are_written_into_a_new_folder(tmp_path):
 
 
 def test_episodes_are_played_with_each_seeds_own_policy():
-    class Agent:
-        @staticmethod
-        def act(policy, observations):
-            return jnp.full((observations.shape[0], 1), policy)
-
+    agent = toy.agent(lambda policy, seen: jnp.full((seen.shape[0], 1), policy))
     tiny_env = "Rewarding-v0"
     register(
         tiny_env,
@@ -126,8 +123,8 @@ def test_episodes_are_played_with_each_seeds_own_policy():
     )
     config = tiny.config("sac", env=tiny_env)
     policies = jnp.array([0.25, -0.5])
-    agent = Restored(config, tiny.spec(), [0, 1], Agent, 0, None, policies)
-    episodes = final_evaluation.play(agent, 2)
+    restored = Restored(config, tiny.spec(), [0, 1], agent, 0, None, policies)
+    episodes = final_evaluation.play(restored, 2)
     assert [[e.reward.sum() for e in row] for row in episodes] == [[0.75] * 2, [-1.5] * 2]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import struct
 
-from agents.base import Agent, Stage
+from agents.base import Agent, Stage, reactive
 from errors import UserError
 from experiment import loop, metrics, run_folder
 from experiment.checkpoint import Checkpointer
@@ -80,7 +80,7 @@ def counting_agent(broken_step=None):
         step=step,
         refresh=(Stage("model", fit), Stage("rollouts", generate)),
         policy=lambda state: state.stepped,
-        act=lambda stepped, observations: jnp.zeros((len(observations), 1)),
+        act=reactive(lambda stepped, observations: jnp.zeros((len(observations), 1))),
         refresh_every=REFRESH,
     )
 
@@ -154,6 +154,17 @@ def test_rows_hold_the_means_of_their_epoch(run, on_device):
         np.testing.assert_array_equal(table["eval/return_std"], 0.0)
         np.testing.assert_array_equal(table["eval/length"], EPISODE)
         assert (np.diff(table["wall_clock"]) > 0).all()
+
+
+@everywhere
+def test_rows_have_the_returns_of_training_episodes_on_the_host(run, on_device):
+    _, tables = run(settings(on_device))
+    for table in tables.values():
+        if on_device:
+            assert "train/return" not in table
+            continue
+        np.testing.assert_array_equal(table["train/return"], 15.0)
+        np.testing.assert_array_equal(table["train/length"], EPISODE)
 
 
 @everywhere

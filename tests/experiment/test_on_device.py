@@ -355,6 +355,21 @@ def test_returns_and_lengths_are_those_of_each_episode():
     assert (evaluate([9], 400).lengths != lengths[1:]).any()
 
 
+def test_a_policy_keeps_its_memory_during_an_evaluation():
+    env_id = toy.register_functional("DeviceMemory-v0", draw_episodes())
+    agent = toy.agent()._replace(
+        begin=lambda policy, episodes: 100.0 * jnp.arange(episodes),
+        act=lambda policy, memory, observations: (memory[:, None], memory + 1.0),
+    )
+    environments = make(agent, env_id, [4], eval_episodes=3)[1]
+    for _ in range(2):
+        found = environments.evaluate(jnp.zeros(1), 300)
+        lengths = np.array([drawn(4, 300, n) for n in range(3)])
+        # 100 n + (0 + 1 + ... + L - 1) over an episode
+        expected = lengths * (lengths - 1) / 2 + 100 * np.arange(3) * lengths
+        np.testing.assert_allclose(found.returns, [expected])
+
+
 def test_every_program_is_traced_once_whatever_its_length():
     traces = Counter()
 

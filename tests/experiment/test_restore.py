@@ -57,7 +57,7 @@ def test_the_best_checkpoint_is_the_policy_of_the_best_evaluation(trained):
     means = np.mean([table["evalreturn"] for table in tables], axis=0)
     assert restored.env_step == tables[0]["env_step"][means.argmax()]
     assert restored.state is None
-    assert restored.greedy()(np.zeros((2, 3, 4), np.float32)).shape == (2, 3, 1)
+    assert restored.greedy(3)(np.zeros((2, 3, 4), np.float32)).shape == (2, 3, 1)
 
 
 def test_the_folder_stays_as_it_is_even_while_another_process_writes_there(trained):
@@ -76,14 +76,15 @@ def test_one_seed_of_the_state_behaves_as_in_the_run(trained):
     restored = restore.restore(workdir)
     observation = np.linspace(-1, 1, 4, dtype=np.float32)[None]
     expected = [
-        restored.agent.act(jax.tree.map(lambda x, k=k: x[k], state.sac.policy), observation)
+        restored.agent.act(jax.tree.map(lambda x, k=k: x[k], state.sac.policy), (), observation)[0]
         for k in range(2)
     ]
     one_by_one = [
-        restored.agent.act(restore.seed_slice(restored.policy, k), observation) for k in range(2)
+        restored.agent.act(restore.seed_slice(restored.policy, k), (), observation)[0]
+        for k in range(2)
     ]
     np.testing.assert_array_equal(one_by_one, expected)
-    together = restored.greedy()(np.stack([observation, observation]))
+    together = restored.greedy(1)(np.stack([observation, observation]))
     np.testing.assert_allclose(together, expected, rtol=1e-5)
     assert not np.allclose(*together)
 

@@ -221,7 +221,8 @@ def test_the_old_state_is_given_up():
         unread = (".model.normalizers", ".model.elites")
         assert not [name for name in kept if not name.startswith(unread)]
         state = after
-    agent.act(agent.policy(state), np.zeros((2, 5, 3), np.float32))
+    memory = agent.begin(agent.policy(state), 5)
+    agent.act(agent.policy(state), memory, np.zeros((2, 5, 3), np.float32))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 

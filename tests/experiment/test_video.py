@@ -11,6 +11,7 @@ from envs import register, terminations
 from errors import UserError
 from experiment import video
 from experiment.restore import Restored
+from tests.experiment import toy
 from tests.integration import tiny
 
 # imageio's reader leaves the pipes of its process to the garbage collector.
@@ -48,15 +49,10 @@ register("Film-v0", termination=terminations.never, make=Film)
 tiny.register_clock("NoPictures-v0", 3, terminates=True)
 
 
-class Agent:
-    @staticmethod
-    def act(policy, observations):
-        return jnp.full((observations.shape[0], 1), policy)
-
-
 def agent(env="Film-v0"):
     config = tiny.config("sac", env=env, num_seeds=2)
-    return Restored(config, tiny.spec(), [0, 1], Agent, 0, None, jnp.array([1.0, -1.0]))
+    acting = toy.agent(lambda policy, seen: jnp.full((seen.shape[0], 1), policy))
+    return Restored(config, tiny.spec(), [0, 1], acting, 0, None, jnp.array([1.0, -1.0]))
 
 
 def test_seeds_are_shown_side_by_side_until_the_last_one_is_over(tmp_path):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from agents.base import Agent
+from agents.base import Agent, reactive
 from envs import FunctionalEnv, register, terminations
 from tests.integration import tiny
 
@@ -62,6 +62,6 @@ def agent(act=lambda policy, observations: observations[:, 1:], action=0.5):
         step=step,
         refresh=(),
         policy=lambda state: state,
-        act=act,
+        act=reactive(act),
         refresh_every=0,
     )

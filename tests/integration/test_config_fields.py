@@ -81,6 +81,10 @@ OTHER = {
     "model.max_gradient_steps": 10,
     "model.max_grad_norm": 0.5,
     "model.validation": "objective",
+    "model.max_epochs": 3,
+    "model.keep": "last",
+    "model.sl_noise": 0.01,
+    "model.freeze_constant": True,
     "model.objective": "mse",
     "rollout.starts": 40,
     "rollout.schedule": (10, 20, 1, 5),
@@ -174,6 +178,34 @@ OTHER_ONE_STEP = {
     "omd.fresh_batch": False,
     "omd.diagnose_every": 0,
 }
+OTHER_PLANNER = {
+    "planner.name": "mppi",
+    "planner.horizon": 3,
+    "planner.num_candidates": 30,
+    "planner.num_iterations": 3,
+    "planner.num_elites": 4,
+    "planner.smoothing": 0.5,
+    "planner.sampler": "truncated",
+    "planner.warm_start": True,
+    "planner.execute_best": True,
+    "planner.noise_beta": 1.0,
+    "planner.decay": 1.5,
+    "planner.kept_fraction": 0.7,
+    "planner.gamma": 0.5,
+    "planner.sigma": 0.5,
+    "planner.beta": 0.5,
+    "planner.propagation": "ts1",
+    "planner.num_particles": 2,
+    "planner.ignore_termination": False,
+}
+NEEDS |= {
+    "planner.gamma": {"planner.name": "mppi"},
+    "planner.sigma": {"planner.name": "mppi"},
+    "planner.beta": {"planner.name": "mppi"},
+    "planner.noise_beta": {"planner.name": "icem"},
+    "planner.decay": {"planner.name": "icem"},
+    "planner.kept_fraction": {"planner.name": "icem"},
+}
 NEEDS |= {
     "omd.neumann_terms": {"omd.inverse": "neumann"},
     "omd.neumann_step": {"omd.inverse": "neumann"},
@@ -240,7 +272,7 @@ def unchanged():
 
 def test_every_field_is_in_one_of_the_two_lists():
     assert sorted(fields(default.get_config())) == sorted(
-        DRIVER_ONLY | OTHER | OTHER_OBJECTIVE | OTHER_ONE_STEP | OTHER_FLOW
+        DRIVER_ONLY | OTHER | OTHER_OBJECTIVE | OTHER_ONE_STEP | OTHER_FLOW | OTHER_PLANNER
     )
 
 
@@ -284,7 +316,7 @@ def one_step_programs(**changes):
     agent, state = make("omd", {"model.num_members": 1, **changes}, "CartPole-v1")
     yield str(agent.refresh_every)
     policy = jax.eval_shape(agent.policy, state)
-    yield str(jax.make_jaxpr(agent.act)(policy, jnp.zeros((2, 4))))
+    yield str(jax.make_jaxpr(agent.act)(policy, (), jnp.zeros((2, 4))))
     for stage in agent.refresh:
         yield str(jax.make_jaxpr(stage.run)(state))
     yield str(jax.make_jaxpr(agent.step)(state, example_transition(4, 2), jnp.zeros(4)))
@@ -304,3 +336,24 @@ def test_changing_a_field_of_one_step_agents_changes_a_compiled_program(name):
     changed = one_step_programs(**needs, **{name: OTHER_ONE_STEP[name]})
     pairs = zip(changed, unchanged_one_step_programs(*needs.items()), strict=False)
     assert any(now != before for now, before in pairs)
+
+
+def step_of_planner(**changes):
+    """Returns the step of a planning agent."""
+    sizes = {"planner.name": "cem", "planner.num_candidates": 20, "planner.horizon": 4}
+    agent, state = make("mpc", sizes | changes)
+    program = jax.make_jaxpr(agent.step)(state, example_transition(4, 1), jnp.zeros(4))
+    return f"{program} {program.consts}"
+
+
+@functools.cache
+def unchanged_step_of_planner(*needs):
+    return step_of_planner(**dict(needs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_PLANNER)
+def test_changing_a_field_of_the_planner_changes_its_program(name):
+    needs = NEEDS.get(name, {})
+    changed = step_of_planner(**needs, **{name: OTHER_PLANNER[name]})
+    assert unchanged_step_of_planner(*needs.items()) != changed

@@ -112,7 +112,8 @@ def train(algo, walk, termination, starts=(0,)):
         return float(jax.vmap(critic.apply, in_axes=(0, None))(params, inputs).mean())
 
     def act(place):
-        return float(agent.act(agent.policy(state), jnp.eye(STATES)[None, None, place])[0, 0, 0])
+        seen = jnp.eye(STATES)[None, None, place]
+        return float(agent.act(agent.policy(state), (), seen)[0][0, 0, 0])
 
     return q, act
 
@@ -125,7 +126,7 @@ def train_discrete(algo, walk, termination, choices, starts=(0,)):
     q = jax.vmap(critic.apply, in_axes=(0, None))(params, jnp.eye(STATES)).mean(axis=0)
 
     def act(place):
-        actions = agent.act(agent.policy(state), jnp.eye(STATES)[None, None, place])
+        actions, _ = agent.act(agent.policy(state), (), jnp.eye(STATES)[None, None, place])
         return int(actions[0, 0].argmax())
 
     return np.asarray(q), act

@@ -368,3 +368,23 @@ def test_samples_have_the_predicted_mean_and_deviation():
     np.testing.assert_allclose(drawn.std(axis=0), std, rtol=4.0 / np.sqrt(2.0 * rows))
     correlation = np.corrcoef(drawn, rowvar=False) - np.eye(3)
     assert np.abs(correlation).max() < 4.0 / np.sqrt(rows)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_targets_that_never_varied_are_predicted_to_be_what_they_were(freeze):
+    ensemble = toy_ensemble(normalize_targets=True, freeze_constant=freeze)
+    change = np.float32([[0.5, 3.0, 1.0], [1.5, 3.0, 2.0], [0.7, 3.0, 1.5]])
+    scale = normalizer.fit(jnp.asarray(change), jnp.ones(3, bool))
+    np.testing.assert_array_equal(scale.constant, [False, True, False])
+    seen, action = jnp.ones((3, 4, 2)), jnp.ones((3, 4, 1))
+    normalizers = Normalizers(normalizer.identity(3), scale)
+    mean = ensemble.predict(random_params(ensemble), normalizers, seen, action).mean
+    assert (mean[..., 1] == 3.0).all() == freeze
+    assert (mean[..., 0] != scale.mean[0]).all()
+
+
+def test_networks_get_the_initialiser_of_their_configuration():
+    params = toy_ensemble(initializer="torch", hidden_width=64).init(jax.random.key(0))["net"]
+    bias = np.abs(params["params"]["layer_0"]["bias"])
+    assert bias.shape == (3, 64)
+    assert 0.9 / np.sqrt(3) < bias.max() <= 1 / np.sqrt(3)  # three inputs

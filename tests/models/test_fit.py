@@ -374,6 +374,22 @@ def test_if_one_member_improves_the_others_keep_competing_weights():
     assert int(metrics["model/fit_epochs"]) == 4
 
 
+def test_the_last_weights_stay_after_a_number_of_steps_whatever_their_error():
+    # both members are right before the end and pass by; patience would stop after epoch 4 or 6
+    caps = {"max_gradient_steps": 9, "keep": "last", "holdout_ratio": 0.0}
+    means, metrics = drift_from([0.5, 0.0], **caps)
+    np.testing.assert_allclose(means, [2.75, 2.25], atol=1e-4)
+    assert int(metrics["model/fit_steps"]) == 9
+    np.testing.assert_allclose(metrics["model/holdout_mse"], (1.75**2 + 1.25**2) / 2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_cap_on_epochs_stops_a_fit(keep):
+    means, metrics = drift_from([-5.0, -6.0], max_epochs=7, keep=keep)
+    np.testing.assert_allclose(means, [-3.25, -4.25], atol=1e-4)
+    assert int(metrics["model/fit_epochs"]) == 7
+
+
 @pytest.mark.parametrize(
     ("cap", "steps", "epochs"), [(5, 5, 2), (8, 8, 2), (0, 12, 3), (50, 12, 3)]
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from models import mlp
+from models.ensemble import INITIALIZERS
 from models.mlp import MLP, init_ensemble
 
 
@@ -79,3 +80,16 @@ def test_the_members_of_an_ensemble_start_uncorrelated():
     weights = np.asarray(params["params"]["layer_0"]["kernel"]).reshape(3, -1)
     correlation = np.corrcoef(weights) - np.eye(3)
     assert np.abs(correlation).max() < 5.0 / np.sqrt(2_000)  # 2,000 weights each
+
+
+def test_pytorchs_initialiser_draws_weights_and_biases_within_one_over_root_fan_in():
+    init = INITIALIZERS["torch"]
+    net = MLP(400, 300, 1, kernel_init=init.hidden, head_init=init.head, uniform_bias=True)
+    layers = net.init(jax.random.key(0), jnp.zeros(25))["params"]
+    assert init.uniform_bias
+    for layer, fan_in in {"layer_0": 25, "layer_1": 300}.items():
+        for leaf in layers[layer].values():
+            bound = 1 / np.sqrt(fan_in)
+            assert 0.97 * bound < np.abs(leaf).max() <= bound
+            np.testing.assert_allclose(np.std(leaf), bound / np.sqrt(3), rtol=0.1)
+            assert abs(np.mean(leaf)) < 0.2 * bound
