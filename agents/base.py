@@ -57,7 +57,8 @@ class Agent(NamedTuple):
       refresh: stages run in order every `refresh_every` steps of learning, before `step`: they fit
         the model and generate rollouts. Empty for model-free agents.
       policy: `(state) -> policy_params`, what `act` needs.
-      act: `(policy_params, observations [N, O]) -> actions [N, A]`, greedy, for evaluation.
+      act: `(policy_params, observations [N, O]) -> actions [N, A]`, for evaluation: greedy, or as
+        published where that differs.
       refresh_every: environment steps between refreshes; 0 without `refresh`.
       internals: for diagnostics.
     """
