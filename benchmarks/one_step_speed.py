@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         rate = max(results.pop("matmul")[0], results.pop("matmul ")[0])
         print(f"matmul of 2048 x 2048: {rate:.0f} GFLOP/s")
         rows = [[name, f"{steps:,.0f}", f"{mib:.0f}"] for name, (steps, mib) in results.items()]
-        print(markdown_table(["case", "environment steps per second", "memory of all arrays, MiB"], rows))
+        print(markdown_table(["case", "environment steps per second", "memory, MiB"], rows))
 
 
 def in_own_process(case: str, seconds: float) -> list[float]:

@@ -69,7 +69,7 @@ def test_a_killed_run_resumes_bit_by_bit(run, tmp_path):
     assert not undisturbed[0]["critic/q"].equals(undisturbed[1]["critic/q"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_its_tools_work_on_it(run):
     played = tool("evaluate.py", "--workdir", run, "--episodes", 2)
     assert played.returncode == 0, played.stderr
