@@ -175,12 +175,6 @@ def test_given_values_win_over_those_of_the_paper():
     assert {k: fields.get(config, k.replace("__", ".")) for k in values} == values
 
 
-def test_the_constants_of_the_paper_win_over_those_of_the_preset():
-    config = resolved(CHEETAH, algo="omd", preset="mbrl_lib")
-    expected = PUBLISHED[CHEETAH]
-    assert {name: fields.get(config, name) for name in expected} == expected
-
-
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
