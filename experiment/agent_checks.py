@@ -70,11 +70,6 @@ def check_one_step(config: ConfigDict) -> Iterator[str]:
             f"{flag(config, 'sac.batch_size')} cannot be shared equally by model.num_members="
             f"{members}: use {max(rows - rows % members, members)}."
         )
-    if config.preset in ("mbrl_lib", "modhe2022"):
-        yield (
-            f"{flag(config, 'preset')} has no constants for one-step agents: leave it out, or use "
-            "--config.agent=mbpo."
-        )
     if config.model.normalize_targets and config.algo != "cf_mbpo":  # refused with its filter
         yield (
             f"{flag(config, 'model.normalize_targets')}: a one-step agent never fits normalisers. "
