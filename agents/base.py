@@ -7,6 +7,7 @@ import chex
 
 from models.ensemble import Ensemble
 from models.training import ModelState
+from replay import Transition, buffer
 
 AgentState = Any  # one frozen pytree: everything the algorithm carries, its random key included
 Metrics = dict[str, chex.Array]  # scalars, named `part/quantity`
@@ -42,6 +43,12 @@ class Internals(NamedTuple):
     temperature: Callable[[AgentState], chex.Array] | None = None
     model: Callable[[AgentState], ModelState] | None = None
     ensemble: Ensemble | None = None
+
+
+def observe(state: AgentState, transition: Transition) -> AgentState:
+    """Stores a transition in a state that has the fields `replay` and `env_steps`."""
+    replay = buffer.add(state.replay, transition)
+    return state.replace(replay=replay, env_steps=state.env_steps + 1)
 
 
 class Agent(NamedTuple):
