@@ -7,6 +7,7 @@ import chex
 
 from models.ensemble import Ensemble
 from models.training import ModelState
+from replay import Transition, buffer
 
 AgentState = Any  # one frozen pytree: everything the algorithm carries, its random key included
 Metrics = dict[str, chex.Array]  # scalars, named `part/quantity`
@@ -44,6 +45,12 @@ class Internals(NamedTuple):
     ensemble: Ensemble | None = None
 
 
+def observe(state: AgentState, transition: Transition) -> AgentState:
+    """Stores a transition in a state that has the fields `replay` and `env_steps`."""
+    replay = buffer.add(state.replay, transition)
+    return state.replace(replay=replay, env_steps=state.env_steps + 1)
+
+
 def no_memory(policy: Any, num_episodes: int) -> tuple[()]:
     """The `begin` of policies that look at nothing but the current observation."""
     del policy, num_episodes
@@ -71,8 +78,8 @@ class Agent(NamedTuple):
         the model and generate rollouts. Empty for model-free agents.
       policy: `(state) -> policy_params`, what `begin` and `act` need; a selection of leaves, which
         does the same to a state with a seed axis.
-      act: `(policy_params, memory, observations [N, O]) -> (actions [N, A], memory)`, greedy, for
-        evaluation: what to do in N episodes at once.
+      act: `(policy_params, memory, observations [N, O]) -> (actions [N, A], memory)`, for
+        evaluation: what to do in N episodes at once, greedily, or as published where that differs.
       refresh_every: environment steps between refreshes; 0 without `refresh`.
       begin: `(policy_params, N) -> memory` at the start of N episodes, with a leading axis N.
       internals: for diagnostics.

@@ -15,7 +15,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from agents import sac, soft_q
-from agents.base import Agent, Internals, Metrics, Stage, reactive
+from agents.base import Agent, Internals, Metrics, Stage, observe, reactive
 from agents.learner import Learner, LearnerState
 from envs.spec import EnvSpec
 from models.ensemble import make_ensemble
@@ -66,10 +66,6 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         del observation
         key, action_key = jax.random.split(state.key)
         return state.replace(key=key), learner.explore(action_key)
-
-    def observe(state: DynaState, transition: Transition) -> DynaState:
-        replay = buffer.add(state.replay, transition)
-        return state.replace(replay=replay, env_steps=state.env_steps + 1)
 
     def step(
         state: DynaState, transition: Transition, next_observation: chex.Array

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from ml_collections import ConfigDict
 
-from agents.base import Agent, Internals, Metrics, Stage
+from agents.base import Agent, Internals, Metrics, Stage, observe
 from agents.recipes import PLANNER_FIELDS
 from agents.sac import uniform_action
 from envs.spec import EnvSpec
@@ -80,10 +80,6 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         del observation
         key, action_key = jax.random.split(state.key)
         return state.replace(key=key), uniform_action(spec, action_key)
-
-    def observe(state: MPCState, transition: Transition) -> MPCState:
-        replay = buffer.add(state.replay, transition)
-        return state.replace(replay=replay, env_steps=state.env_steps + 1)
 
     def step(
         state: MPCState, transition: Transition, next_observation: chex.Array

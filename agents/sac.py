@@ -14,7 +14,7 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from agents.base import Agent, Internals, Metrics, reactive
+from agents.base import Agent, Internals, Metrics, observe, reactive
 from agents.learner import Learner
 from agents.networks import make_networks
 from envs.spec import EnvSpec
@@ -304,10 +304,6 @@ def acting(
         del observation
         key, action_key = jax.random.split(state.key)
         return state.replace(key=key), uniform_action(spec, action_key)
-
-    def observe(state: Any, transition: Transition) -> Any:
-        replay = buffer.add(state.replay, transition)
-        return state.replace(replay=replay, env_steps=state.env_steps + 1)
 
     def step(
         state: Any, transition: Transition, next_observation: chex.Array

@@ -23,7 +23,15 @@ CURVES_FILE, SCORES_FILE, TIME_FILE = "curves.png", "scores.png", "time.png"
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
 _STAGE_COLORS = (
-    *("#56B4E9", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "0.5", "#882255", "0.8"),
+    "#56B4E9",
+    "#0072B2",
+    "#D55E00",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "0.5",
+    "#882255",
+    "0.8",
 )
 _SCORE_LEGEND: dict[str, dict[str, Any]] = {
     "mean": {"color": "0.3", "marker": "o", "linewidth": 2.5},

@@ -295,8 +295,13 @@ def check_model(config: ConfigDict) -> Iterator[str]:
             f"{flag(config, 'model.holdout_ratio')} holds out none of the first {initial} "
             "transitions: use 0 to score the model on its training rows, or a larger ratio."
         )
+
+
+def check_weight_decay(config: ConfigDict) -> Iterator[str]:
+    """Yields coefficients of the model's weight decay that its layers cannot have."""
+    model = config.model
     decay = model.weight_decay
-    if decay is None or (model.hidden_depth or 0) < 1:
+    if not uses(config, "model.weight_decay") or decay is None or (model.hidden_depth or 0) < 1:
         return
     layers = model.hidden_depth + 1
     if not all(is_number(value) and 0 <= value < math.inf for value in decay):
@@ -316,6 +321,7 @@ CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
     check_temperature,
     check_budget,
     check_model,
+    check_weight_decay,
     check_rollout,
     check_objective,
     check_refit,

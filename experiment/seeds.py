@@ -56,7 +56,7 @@ def lift(agent: Agent, num_seeds: int) -> LiftedAgent:
         init=lambda seeds: init(jnp.asarray(seeds, jnp.uint32)),
         explore=program(agent.explore),
         observe=program(agent.observe),
-        step=program(agent.step),
+        step=program(in_place(agent.step)),
         refresh=tuple(Stage(stage.name, program(stage.run)) for stage in agent.refresh),
         policy=agent.policy,
         begin=lambda policy, num_episodes: begin(num_episodes)(policy),
@@ -97,6 +97,33 @@ def compiled(
         out_shardings=sharding,
         donate_argnums=0 if donate else (),
     )
+
+
+def in_place(step: Callable) -> Callable:
+    """Returns `step` as the body of a loop of one iteration, which updates the state in place.
+
+    Outside of loops XLA does not see that a batch is read from the replay only after a row was
+    written: it copies the whole replay, three times per step.
+
+    Args:
+      step: `(state, *args) -> (state, *outputs)`.
+    """
+    step = jax.jit(step)  # of no effect but that it is traced once for shapes and loop
+
+    def once(state: Any, *args: chex.ArrayTree) -> tuple:
+        shapes = jax.eval_shape(step, state, *args)
+        outputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1:])
+        # XLA would inline a loop that it knows to have one iteration.
+        times = jax.lax.optimization_barrier(jnp.ones((), jnp.int32))
+        state, outputs = jax.lax.fori_loop(
+            0, times, lambda _, carry: split(*step(carry[0], *args)), (state, outputs)
+        )
+        return state, *outputs
+
+    def split(state: Any, *outputs: chex.ArrayTree) -> tuple:
+        return state, outputs
+
+    return once
 
 
 def seed_sharding(num_seeds: int) -> NamedSharding:

@@ -220,3 +220,25 @@ def test_supervised_noise_is_in_the_models_data_alone():
     rows, valid = model_rows(after)
     real = {tuple(row) for row in np.asarray(before.replay.rows)[:200, :3].tolist()}
     assert all(tuple(row) in real for row in rows.observation[valid].tolist())
+
+
+@pytest.mark.slow
+def test_omd_fits_the_model_with_critics_that_follow_it():
+    settings = tiny.config(
+        "omd", "InvertedPendulum-v5", agent="mbpo", omd__inverse="cg", omd__inner_steps=2
+    )
+    agent = mbpo.make_agent(settings, tiny.spec())
+    state = planted(agent, real=np.linspace(-1.0, 1.0, 64), model=[0.0])
+    fit = next(stage.run for stage in agent.refresh if stage.name == "model")
+    refreshed, metrics = jax.jit(fit)(state)
+    assert {"model/real_bellman", "model/hessian_residual", "omd/alignment"} <= set(metrics)
+    assert all(np.isfinite(value) for value in metrics.values())
+    critics = refreshed.model.objective
+    steps = int(metrics["model/fit_steps"])
+    assert steps > 0
+    assert int(critics.optimizer[0].count) == 2 * steps
+    # they started as the agent's, which stood still, and steps of Adam are about this long
+    longest = 2 * steps * settings.sac.critic_learning_rate
+    moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), critics.online, state.sac.critics)
+    assert 0.1 * longest < max(jax.tree.leaves(moves)) < 1.5 * longest
+    jax.tree.map(np.testing.assert_array_equal, refreshed.sac.critics, state.sac.critics)

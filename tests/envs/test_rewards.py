@@ -22,7 +22,11 @@ EXACT = [
     "obstacles-cs285-v0",
     "reacher-cs285-v0",
 ]
-FALLING = ("CartPole", "InvertedPendulum", "cartpole-continuous")  # a random policy ends their episodes
+FALLING = (
+    "CartPole",
+    "InvertedPendulum",
+    "cartpole-continuous",
+)  # a random policy ends their episodes
 
 
 @pytest.mark.parametrize("env_id", EXACT)

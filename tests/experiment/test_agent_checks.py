@@ -253,6 +253,7 @@ def test_an_environment_is_on_the_device_where_it_can_be(env, expected):
             {"sac__target_update_rate": 0.0},
             ["sac.target_update_rate=0.0 is not in (0, 1]"],
         ),
+        (CHEETAH, {"algo": "omd", "model__weight_decay": (0.0, 0.1)}, ["2 values for 3 layers"]),
         (CHEETAH, {"algo": "omd", "omd__neumann_terms": 0}, ["neumann_terms=0", "use 1 or more"]),
         (CHEETAH, {"algo": "omd", "omd__cg_steps": 0}, ["cg_steps=0", "use 1 or more"]),
         (CHEETAH, {"algo": "omd", "omd__inner_steps": 0}, ["inner_steps=0", "use 1 or more"]),

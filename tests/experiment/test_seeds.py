@@ -226,6 +226,22 @@ def test_the_old_state_is_given_up():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.parametrize("algo", ["sac", "omd"])
+def test_a_step_does_not_copy_the_replay(algo):
+    ensemble = {"model__num_members": 1, "model__num_elites": 1} if algo == "omd" else {}
+    agent = lift(2, algo, replay_capacity=20_000, **ensemble)
+    row = {name: jax.ShapeDtypeStruct((2,), jnp.float32) for name in ("reward", "over")}
+    observation, action = (jax.ShapeDtypeStruct((2, n), jnp.float32) for n in (3, 1))
+    transition = Transition(
+        observation, action, row["reward"], observation, row["over"], row["over"]
+    )
+    program = agent.step.lower(agent.state_shape, transition, observation).compile()
+    replay = agent.state_shape.replay.rows
+    size = replay.size // 2 * replay.dtype.itemsize  # of one seed's
+    assert program.memory_analysis().temp_size_in_bytes < size / 2
+    assert program.memory_analysis().alias_size_in_bytes > size
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("algo", "stages"),

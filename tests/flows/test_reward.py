@@ -295,7 +295,7 @@ def test_a_model_that_cannot_be_right_everywhere_becomes_right_where_the_policy_
     assert nll_after < nll_control + 0.02  # one spread has to cover the other states as well
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_states_and_actions_alone_repair_much_less_of_it():
     after, _ = linear_error("sa", WEIGHT)
     control, _ = linear_error("sas", 0.0)

@@ -38,7 +38,7 @@ def test_a_run_with_flows_reports_their_diagnostics(tmp_path):
     assert refreshes["flow/auc"].between(0, 1).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_control_without_flows_reports_none(tmp_path):
     epochs, refreshes, report = train(tmp_path, "mbpo")
     assert "Flow diagnostics" not in report

@@ -92,12 +92,13 @@ def test_a_short_run_of_the_notebook_gives_known_numbers(tmp_path, monkeypatch):
 def test_outside_the_repository_the_setup_clones_it(tmp_path):
     origin = tmp_path / "origin"
     shutil.copytree(REPOSITORY / "omd", origin / "omd")
+    shutil.copy(REPOSITORY / "errors.py", origin)
     git = ["git", "-C", str(origin), "-c", "user.name=test", "-c", "user.email=test@test"]
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "code"]):
         subprocess.run([*git, *command], check=True)
     setup = next(c.source for c in read().cells if c.source.startswith("# @title Setup"))
     setup = replaced(setup, REPOSITORY=origin.as_uri())
-    setup += "\nfrom importlib.util import find_spec\nprint(find_spec('omd.tabular').origin)"
+    setup += "\nfrom omd import tabular_fit\nprint(tabular_fit.__file__)"
     for _ in range(2):  # a second time with the clone in place
         result = subprocess.run(
             [sys.executable, "-c", setup],
@@ -118,3 +119,16 @@ def test_the_notebook_is_stored_as_it_was_run():
     assert not [o for cell in cells for o in cell.outputs if o.output_type == "error"]
     assert "num_steps = 10_000" in "".join(cell.source for cell in cells)
     assert NOTEBOOK.stat().st_size < 1_000_000
+
+
+def test_the_stored_runs_say_what_the_text_says_about_them():
+    runs = pd.read_csv(REPOSITORY / "results" / "omd" / "tabular" / "runs.csv")
+    joint = runs[runs.projection == "joint"]
+    returns = joint.groupby(["objective", "bound"])["return"].mean().unstack(level=0)
+    ahead = (returns["OMD return"] - returns["MLE"]).drop(index=0.0)
+    constrained, right = ahead[ahead.index < 4.5], ahead[ahead.index > 4.5]
+    assert constrained.min() > 0.05
+    assert ahead[ahead.index < 2.9].min() > 0.15
+    assert 0.63 < ahead.max() < 0.65
+    assert (right < 0.0).all()
+    assert right.min() > -0.015

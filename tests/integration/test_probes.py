@@ -133,7 +133,8 @@ def train_discrete(algo, walk, termination, choices, starts=(0,)):
 
 
 both_agents = pytest.mark.parametrize("algo", ["sac", "mbpo"])
-all_agents = pytest.mark.parametrize("algo", ["sac", "mbpo", "cf_mbpo", "vaml", "mle", "omd"])
+CF_MBPO = pytest.param("cf_mbpo", marks=pytest.mark.long)
+all_agents = pytest.mark.parametrize("algo", ["sac", "mbpo", CF_MBPO, "vaml", "mle", "omd"])
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ def killed_and_resumed(algo, epochs, tmp_path):
     return assert_same_run(workdir, undisturbed, algo), resumed_at
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_flows_and_refinement_survive_a_kill(tmp_path):
     # after four rows the second checkpoint with flows is written
     state, resumed_at = killed_and_resumed("cf_mbpo", 4, tmp_path)
@@ -183,7 +183,7 @@ def test_flows_and_refinement_survive_a_kill(tmp_path):
     assert state.filter.refinement.rl_weight[0] < 2.5  # halved when the gate closed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_history_of_critics_of_a_value_aware_fit_survives_a_kill(tmp_path):
     state, resumed_at = killed_and_resumed("vep", 3, tmp_path)
     assert 164 <= resumed_at < 464

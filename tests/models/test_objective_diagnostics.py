@@ -32,6 +32,10 @@ def noisy(policy, observation, key):
     return noise, noise[..., 0]
 
 
+def value(context, critics, observation, key):
+    return linear_q(critics, observation, greedy(None, observation)).min(axis=0)
+
+
 def diagnose(
     model,
     segments,
@@ -49,8 +53,8 @@ def diagnose(
     config = toy_config(**{"model.objective": objective, **fixed, **fields})
     spec = toy_spec(threshold)
     ensemble = make_ensemble(config, spec)._replace(predict=predict)
-    parts = Parts(ensemble, spec, linear_q, None, noisy, greedy, None, None)
     critics = jnp.float32(weights)
+    parts = Parts(ensemble, spec, linear_q, None, noisy, greedy, lambda key: critics, value)
     context = Context((), critics, critics, jnp.zeros(()), model.normalizers)
     bounds = dict.fromkeys(("log_variance_min", "log_variance_max"), jnp.zeros((MEMBERS, 3)))
     made = OBJECTIVES[objective](config, parts)

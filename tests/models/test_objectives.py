@@ -256,6 +256,47 @@ def test_the_history_of_critics_holds_those_of_the_last_fits():
     np.testing.assert_array_equal(state["w"], expected)
 
 
+def test_value_equivalence_as_the_baseline_of_omd_is_numpys():
+    options = {"objective__vep_form": "separate", "objective__vep_functions": "networks"}
+    sizes = {"objective__vep_count": 3, "sac__hidden_width": 8, "sac__hidden_depth": 2}
+    config = settings("vep", **options, **sizes, objective__mask_terminal=False)
+    ensemble = parts_of(config).ensemble
+    made, params = OBJECTIVES["vep"](config, parts_of(config)), ensemble.init(jax.random.key(0))
+    rng, rows = np.random.default_rng(0), batch(terminated=1.0)
+    state = jax.tree.map(
+        lambda leaf: jnp.float32(rng.normal(size=leaf.shape)),
+        jax.eval_shape(made.init, jax.random.key(0)),
+    )
+
+    def networks(x):
+        """V [F, E, B]."""
+        layers = jax.tree.map(np.float64, state["params"])
+        x = np.broadcast_to(np.float64(x), (3, *x.shape))
+        for index in range(3):
+            layer = layers[f"layer_{index}"]
+            x = np.einsum("febi,fio->febo", x, layer["kernel"]) + layer["bias"][:, None, None]
+            x = np.maximum(x, 0.0) if index < 2 else x
+        return x[..., 0]
+
+    inputs = rows.observation, rows.action
+    mean = ensemble.predict(params, context().normalizers, *inputs).mean
+    predicted, reward = ensemble.decode(*inputs, mean)
+    values = np.square(networks(rows.next_observation) - networks(predicted)).sum(axis=0)
+    rewards = np.square(np.float64(rows.reward) - np.float64(reward))
+    expected = (values.mean(axis=1) + rewards.mean(axis=1)).sum()
+    assert loss(made, params, state, rows) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_networks_of_value_equivalence_differ_and_their_values_are_small():
+    options = {"objective__vep_functions": "networks", "objective__vep_count": 2}
+    _, _, state = build("vep", **options, sac__hidden_width=16, sac__hidden_depth=1)
+    hidden, head = (np.float64(state["params"][f"layer_{n}"]["kernel"]) for n in (0, 1))
+    assert (hidden.shape, head.shape) == ((2, 2, 16), (2, 16, 1))
+    np.testing.assert_allclose(hidden @ hidden.swapaxes(1, 2), [2.0 * np.eye(2)] * 2, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(head, axis=1), 0.01, rtol=1e-5)
+    assert np.abs(hidden[0] - hidden[1]).max() > 0.1
+
+
 def test_a_backup_is_discounted_once():
     rows = batch()
     options = {"objective__vep_functions": "critics", "objective__vep_count": 1, "discount": 0.9}
