@@ -108,13 +108,6 @@ class Pair(NamedTuple):
         return self.other if self.estimate.high < 0.5 else None
 
 
-def is_finished(folder: Path, steps: int, seeds: int) -> bool:
-    """Whether a run folder has so many seeds and all of them have done so many steps."""
-    frames = metrics.read(folder)
-    ends = [int(frame[STEP].iloc[-1]) for frame in frames.values() if len(frame)]
-    return ends == [steps] * seeds
-
-
 def collect(runs: Iterable[tuple[Point, Path]]) -> Tables:
     """Reads finished runs.
 

@@ -13,9 +13,7 @@ evaluation, and `report.md` says what was found.
 """
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 from analysis import omd_study, omd_study_report  # noqa: E402
 from analysis.omd_study import DEFAULT_WIDTH, Point  # noqa: E402
+from benchmarks.running import is_finished, logged  # noqa: E402
 from errors import UserError  # noqa: E402
-from experiment import command_line, die_with_parent, metrics  # noqa: E402
+from experiment import command_line, metrics  # noqa: E402
 from experiment.files import disk_problems_as_user_errors  # noqa: E402
 from experiment.progress import duration  # noqa: E402
-from experiment.sweep_trial import LOG_FILE  # noqa: E402
 
 ALGOS = ["omd", "mle", "vep"]
 WIDTHS = [1, 2, 3, 4, 6, 12]
@@ -91,12 +89,11 @@ def describe(point: Point) -> str:
 
 def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
     """Runs train.py on a point that is not finished; returns what went wrong, "" if nothing did."""
-    if omd_study.is_finished(folder, options.steps, options.seeds):
+    if is_finished(folder, options.steps, options.seeds):
         return ""
     noise = f"+noise{point.distractors}" if point.distractors else ""
     command = [
-        *(sys.executable, die_with_parent.__file__, str(os.getpid())),
-        *(sys.executable, str(ROOT / "train.py")),
+        str(ROOT / "train.py"),
         f"--config=configs/omd_cartpole.py:CartPole-v1{noise}",
         f"--config.algo={point.algo}",
         f"--config.model.hidden_width={point.width}",
@@ -105,13 +102,7 @@ def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
         f"--config.checkpoint.every_epochs={CHECKPOINT_EPOCHS}",
         f"--workdir={folder}",
     ]
-    with disk_problems_as_user_errors(folder, "The log"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / LOG_FILE, "a") as log:
-            status = subprocess.run(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            ).returncode
-    return f"failed with exit status {status}, see {folder / LOG_FILE}" if status else ""
+    return logged(command, folder)
 
 
 def outcome(folder: Path) -> str:
@@ -128,7 +119,7 @@ def report(folders: dict[Point, Path], options: argparse.Namespace) -> None:
     finished = [
         (point, folder)
         for point, folder in folders.items()
-        if omd_study.is_finished(folder, options.steps, options.seeds)
+        if is_finished(folder, options.steps, options.seeds)
     ]
     if not finished:
         raise UserError(

@@ -4,10 +4,11 @@ Usage:
     python train.py --config=configs/cs285_mbpo.py:0     soft actor-critic alone
     python train.py --config=configs/cs285_mbpo.py:1     Dyna: rollouts of one step
     python train.py --config=configs/cs285_mbpo.py       MBPO: rollouts of ten steps
+    python train.py --config=configs/cs285_mbpo.py:10,reacher-cs285-v0
 
-Ten iterations of 5,000 environment steps with the ensemble of `configs/cs285_mpc.py`. The argument
-is the rollout length. What differs from the homework's edition of 2022, where every iteration has
-phases:
+The argument is the rollout length, then the environment, the cheetah unless given. Ten iterations
+of as many environment steps as in `configs/cs285_mpc.py`, 5,000 with the cheetah, and its ensemble.
+What differs from the homework's edition of 2022, where every iteration has phases:
 
 - Policy updates are spread over the environment steps, one each, as many as the 5,000 of an
   iteration; there they follow the collection. Without a model there are as many here, while its
@@ -23,32 +24,39 @@ phases:
 import ml_collections
 
 from configs import cs285_mpc, default, planning
+from errors import UserError
 
 ENV = "cheetah-cs285-v0"
-EXPERIMENT = cs285_mpc.EXPERIMENTS[ENV]._replace(iterations=10)
+ITERATIONS = 10
 NETWORK = {name: value for name, value in planning.MPC.items() if name.startswith("model.")}
-STARTS = 4_998  # about a start per step of an iteration; three members share them equally
 
 
-def get_config(rollout_length: str = "10") -> ml_collections.ConfigDict:
-    """Returns the configuration for rollouts of that many steps; without a model for 0."""
-    length = int(rollout_length)
-    config = default.get_config(ENV)
+def get_config(argument: str = "10") -> ml_collections.ConfigDict:
+    """Returns the configuration for `LENGTH` or `LENGTH,ENV`; without a model for length 0."""
+    text, _, env = argument.partition(",")
+    if not text.isdigit():
+        raise UserError(
+            f"--config=configs/cs285_mbpo.py:{argument}: the argument is a rollout length, 0 for "
+            "SAC alone, then perhaps an environment: 10,reacher-cs285-v0."
+        )
+    length, env = int(text), env or ENV
+    experiment = cs285_mpc.EXPERIMENTS.get(env, cs285_mpc.DEFAULT)._replace(iterations=ITERATIONS)
+    config = default.get_config(env)
     config.algo = "mbpo" if length else "sac"
-    cs285_mpc.set_schedule(config, EXPERIMENT)
+    cs285_mpc.set_schedule(config, experiment)
     config.updates_per_step = 1
     config.sac.batch_size = 256
     config.sac.hidden_width = 256
     config.sac.learning_rate = 3e-4
     config.sac.learn_temperature = True
     config.sac.initial_temperature = 0.1
-    config.sac.target_entropy = -6.0
     if length:
-        cs285_mpc.set_fit(config, EXPERIMENT)
+        cs285_mpc.set_fit(config, experiment)
         config.model.objective = "mse"
         config.update_from_flattened_dict(NETWORK)
-        config.rollout.starts = STARTS
+        # a start per step of an iteration, but for the few that members could not share equally
+        config.rollout.starts = experiment.steps - experiment.steps % config.model.num_members
         config.rollout.schedule = (0, 1, length, length)
-        config.rollout.retain_steps = EXPERIMENT.steps
+        config.rollout.retain_steps = experiment.steps
         config.rollout.real_ratio = 1 / (1 + length)
     return config

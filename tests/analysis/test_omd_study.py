@@ -4,6 +4,7 @@ import pytest
 
 from analysis import omd_study
 from analysis.omd_study import DISTRACTORS, WIDTH, Point, Tables
+from benchmarks.running import is_finished
 from errors import UserError
 from experiment.metrics import MetricsWriter
 
@@ -63,13 +64,13 @@ def test_runs_become_final_values_and_thinned_curves(tmp_path):
 
 def test_a_run_is_finished_when_all_seeds_are_at_the_last_step(tmp_path):
     write_run(tmp_path / "run", [{"eval/return": 1.0}] * 3)
-    assert omd_study.is_finished(tmp_path / "run", steps=3000, seeds=2)
-    assert not omd_study.is_finished(tmp_path / "run", steps=4000, seeds=2)
-    assert not omd_study.is_finished(tmp_path / "run", steps=3000, seeds=3)
+    assert is_finished(tmp_path / "run", steps=3000, seeds=2)
+    assert not is_finished(tmp_path / "run", steps=4000, seeds=2)
+    assert not is_finished(tmp_path / "run", steps=3000, seeds=3)
     path = tmp_path / "run" / "metrics" / "seed_1.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    assert not omd_study.is_finished(tmp_path / "run", steps=3000, seeds=2)
-    assert not omd_study.is_finished(tmp_path / "none", steps=3000, seeds=2)
+    assert not is_finished(tmp_path / "run", steps=3000, seeds=2)
+    assert not is_finished(tmp_path / "none", steps=3000, seeds=2)
 
 
 def test_tables_survive_being_written(tmp_path):

@@ -238,7 +238,7 @@ def test_the_value_aware_demo_serves_every_objective(algo):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"algo": "mpbo"}, ["--config.algo=mpbo", "Did you mean mbpo?", "sac, omd, mle, mbpo"]),
+        ({"algo": "mpbo"}, ["--config.algo=mpbo", "Did you mean mbpo?", "sac, omd, mle, mpc"]),
         ({"preset": "mbrl-lib"}, ["Did you mean mbrl_lib?", "original, mbrl_lib"]),
         ({"model__objective": "vamel"}, ["--config.model.objective=vamel", "Did you mean vaml?"]),
         ({"rollout__filter": "nome"}, ["--config.rollout.filter=nome", "Did you mean none?"]),

@@ -1,0 +1,144 @@
+"""CS285's homework 4 in one command: all its questions, each a run of train.py.
+
+    python benchmarks/cs285_study.py                     about 100 minutes on two cores
+    python benchmarks/cs285_study.py --full              the homework's own sizes: five hours
+    python benchmarks/cs285_study.py --questions=1,2     a part
+    python benchmarks/cs285_study.py --report-only --copy-to=results/cs285
+
+The same command continues: what is finished is skipped, what was interrupted resumes. Without
+--full the cheetah has 1,500 environment steps per iteration of planning instead of 5,000, and the
+reacher 3 iterations instead of 15. Figures, tables and `report.md` are in --out.
+"""
+
+import argparse
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from analysis import cs285_study, cs285_study_report  # noqa: E402
+from analysis.cs285_study import CLOCK, Point  # noqa: E402
+from benchmarks.running import is_finished, logged  # noqa: E402
+from errors import UserError  # noqa: E402
+from experiment import command_line, metrics  # noqa: E402
+from experiment.files import disk_problems_as_user_errors  # noqa: E402
+from experiment.progress import duration  # noqa: E402
+
+QUESTIONS = [1, 2, 3, 4, 5, 6]
+
+
+def main(argv: list[str]) -> None:
+    """Does what the command line asks for; exit status 1 if a run failed."""
+    options = parse(argv)
+    points = cs285_study.points(options.full)
+    runs = [(point, options.out / point.name) for point in points]
+    failed = False
+    if not options.report_only:
+        failed = 1 in options.questions and not model_fits(options.out)
+        asked = {
+            name
+            for panel in cs285_study.PANELS
+            if panel.question in options.questions
+            for name in panel.runs
+        }
+        for point, folder in runs:
+            if point.name in asked:
+                print(f"{point.name}: ", end="", flush=True)
+                problem = run(point, folder.resolve(), options)
+                print(problem or outcome(folder), flush=True)
+                failed |= bool(problem)
+    report(runs, options)
+    if failed:
+        raise SystemExit(1)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Returns the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--questions", type=questions, default=QUESTIONS, help="default 1,2,3,4,5,6")
+    add("--full", action="store_true", help="the homework's own sizes")
+    add("--seeds", type=int, default=1, help="per run, trained together; default 1")
+    add("--out", type=Path, default=Path("runs/cs285_study"), help="default runs/cs285_study")
+    add("--report-only", action="store_true", help="train nothing")
+    add("--copy-to", type=Path, metavar="DIR", help="copies tables, report and figures there")
+    return parser.parse_args(argv)
+
+
+def questions(text: str) -> list[int]:
+    """Returns the numbers of `1,2`."""
+    found = [int(part) for part in text.split(",")]
+    if unknown := set(found) - set(QUESTIONS):
+        raise argparse.ArgumentTypeError(f"there is no question {min(unknown)}, only 1 to 6")
+    return found
+
+
+def model_fits(out: Path) -> bool:
+    """Answers question 1 unless it is; returns whether it is."""
+    folder = out / cs285_study_report.FITS_FOLDER
+    print("q1: ", end="", flush=True)
+    if not (folder / cs285_study_report.TABLES[-1]).exists():
+        script = Path(__file__).with_name("cs285_model_fits.py")
+        problem = logged([str(script), f"--out={folder.resolve()}"], folder)
+        print(problem or f"done, see {folder}", flush=True)
+        return not problem
+    print(f"done, see {folder}", flush=True)
+    return True
+
+
+def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
+    """Runs train.py on a point that is not finished; returns what went wrong, "" if nothing did."""
+    if is_finished(folder, point.total_steps, options.seeds):
+        return ""
+    command = [
+        str(ROOT / "train.py"),
+        f"--config=configs/{point.config}",
+        *(f"--config.{name}={value}" for name, value in point.flags.items()),
+        f"--config.total_steps={point.total_steps}",
+        f"--config.num_seeds={options.seeds}",
+        f"--workdir={folder}",
+    ]
+    return logged(command, folder)
+
+
+def outcome(folder: Path) -> str:
+    """Returns how long a finished run took, and its last return."""
+    frames = metrics.read(folder).values()
+    seconds = max(frame[CLOCK].iloc[-1] for frame in frames)
+    last = sum(frame[cs285_study.RETURN].iloc[-1] for frame in frames) / len(frames)
+    return f"{duration(seconds)}, last return {last:,.1f}"
+
+
+def report(runs: list[tuple[Point, Path]], options: argparse.Namespace) -> None:
+    """Writes tables, figures and report on the runs that are finished."""
+    finished = [
+        (point, folder)
+        for point, folder in runs
+        if is_finished(folder, point.total_steps, options.seeds)
+    ]
+    if not finished:
+        raise UserError(
+            f"no run of questions 2 to 6 is finished in {options.out}: pass --out, --full and "
+            "--seeds as when they were run."
+        )
+    cs285_study.write(cs285_study.collect(finished), options.out)
+    again = ["python", "benchmarks/cs285_study.py", f"--seeds={options.seeds}"]
+    again += ["--full"] if options.full else []
+    cs285_study_report.write_report(options.out, shlex.join(again))
+    print(f"Report on {len(finished)} of {len(runs)} runs: {options.out / 'report.md'}")
+    if options.copy_to:
+        with disk_problems_as_user_errors(options.copy_to, "The copy"):
+            for name in cs285_study_report.FILES:
+                if (options.out / name).exists():
+                    (options.copy_to / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(options.out / name, options.copy_to / name)
+
+
+if __name__ == "__main__":
+    with command_line.user_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,48 @@
+"""Running the parts of a study as programs of their own, so that each can be resumed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from experiment import die_with_parent, metrics  # noqa: E402
+from experiment.files import disk_problems_as_user_errors  # noqa: E402
+from experiment.seed_tables import STEP  # noqa: E402
+from experiment.sweep_trial import LOG_FILE  # noqa: E402
+
+
+def logged(command: list[str], folder: Path) -> str:
+    """Runs a Python program, its output appended to a file of a folder.
+
+    Args:
+      command: the program's file and its arguments.
+      folder: made if needed.
+
+    Returns:
+      What went wrong, "" if nothing did.
+
+    Raises:
+      UserError: the folder is not writable.
+    """
+    parent = [sys.executable, die_with_parent.__file__, str(os.getpid())]
+    with disk_problems_as_user_errors(folder, "The log"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / LOG_FILE, "a") as log:
+            status = subprocess.run(
+                [*parent, sys.executable, *command],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            ).returncode
+    return f"failed with exit status {status}, see {folder / LOG_FILE}" if status else ""
+
+
+def is_finished(folder: Path, steps: int, seeds: int) -> bool:
+    """Whether a run folder has so many seeds and all of them have done so many steps."""
+    frames = metrics.read(folder)
+    ends = [int(frame[STEP].iloc[-1]) for frame in frames.values() if len(frame)]
+    return ends == [steps] * seeds
