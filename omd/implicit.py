@@ -85,8 +85,10 @@ def cg(max_steps: int = 100, tolerance: float = 1e-5, damping: float = 0.0) -> I
         if transpose is not None:
             pull = _damp(transpose, damping)
             matrix, target = (lambda u: pull(damped(u))), pull(v)
+        scale = magnitude(target)
+        target = optax.tree.scale(1 / scale, target)
         u, _ = jax.scipy.sparse.linalg.cg(matrix, target, tol=tolerance, maxiter=max_steps)
-        return _solution(apply, u, v)
+        return _solution(apply, optax.tree.scale(scale, u), v)
 
     return inverse
 
@@ -118,6 +120,12 @@ INVERSES: dict[str, Callable[..., Inverse]] = {
 }
 
 
+def magnitude(tree: chex.ArrayTree) -> chex.Array:
+    """Returns the largest absolute value, 1 if that is 0: divided by it, squares do not overflow."""
+    largest = optax.tree.norm(tree, jnp.inf)
+    return jnp.where(largest == 0, 1.0, largest)
+
+
 def _damp(apply: Map, damping: float) -> Map:
     return lambda u: optax.tree.add_scale(apply(u), damping, u)
 
@@ -127,8 +135,11 @@ def _solution(apply: Map, u: chex.ArrayTree, v: chex.ArrayTree) -> Solution:
     finite = jnp.isfinite(optax.tree.norm(u, jnp.inf))
     # + 0 v: a v that is not a number stays visible
     u = jax.tree.map(lambda u, v: jnp.where(finite, u, 0.0) + 0.0 * v, u, v)
-    error, scale = optax.tree.norm(optax.tree.sub(apply(u), v)), optax.tree.norm(v)
-    residual = jnp.where(scale == 0.0, 0.0, error / jnp.where(scale == 0.0, 1.0, scale))
+    scale = 1 / magnitude(v)
+    error, length = (
+        optax.tree.norm(optax.tree.scale(scale, x)) for x in (optax.tree.sub(apply(u), v), v)
+    )
+    residual = jnp.where(length == 0.0, 0.0, error / jnp.where(length == 0.0, 1.0, length))
     return Solution(u, jax.lax.stop_gradient(residual))  # a norm has no derivative at 0
 
 

@@ -67,5 +67,6 @@ def make_diagnostics(config: ConfigDict, parts: Parts) -> Diagnose:
 
 def cosine(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.Array:
     """Returns the cosine of the angle between two trees, 0 if one of them is zero."""
+    a, b = (optax.tree.scale(1 / implicit.magnitude(tree), tree) for tree in (a, b))
     lengths = optax.tree.norm(a) * optax.tree.norm(b)
     return optax.tree.vdot(a, b) / jnp.where(lengths == 0, 1.0, lengths)

@@ -83,7 +83,9 @@ def test_what_cannot_be_written_is_printed_all_the_same(workdir):
     assert "Traceback" not in result.stderr
 
 
-def test_a_video_shows_both_seeds_until_the_end(workdir, tmp_path):
+def test_a_video_shows_both_seeds_until_the_end(workdir, tmp_path, monkeypatch):
+    # Otherwise the reader is started by a fork, of which JAX warns once it runs in this process.
+    monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     path = tmp_path / "films" / "run.mp4"
     result = evaluate("--workdir", workdir, "--episodes", 1, "--video", path, "--out", tmp_path)
     if "This machine cannot render MuJoCo" in result.stderr:

@@ -123,4 +123,6 @@ def test_the_cosine_by_hand():
     assert cosine(a, b) == pytest.approx(4 / (5 * np.sqrt(2)))
     assert cosine(a, jax.tree.map(jnp.negative, a)) == pytest.approx(-1.0)
     assert cosine(a, jax.tree.map(jnp.zeros_like, a)) == 0.0
+    huge, small = (jax.tree.map(lambda x, c=c: jnp.float32(c * x), a) for c in (1e30, 1e-30))
+    assert cosine(huge, small) == pytest.approx(1.0)  # though their squares overflow
     assert np.isnan(cosine(a, jax.tree.map(lambda x: x * jnp.nan, a)))

@@ -117,6 +117,14 @@ def test_a_solver_that_breaks_down_returns_zero_with_a_residual_of_one(name, dia
     assert residual == 1.0
 
 
+def test_cg_solves_for_a_vector_whose_square_overflows():
+    matrix, v = (jnp.asarray(x, jnp.float32) for x in (DEFINITE, V))
+    expected, _ = implicit.cg()(matrix.__matmul__, None, v)
+    found, residual = implicit.cg()(matrix.__matmul__, None, v * 1e25)
+    close(found / 1e25, expected, 1e-4)
+    assert residual < 1e-4
+
+
 def test_cg_on_an_indefinite_matrix_is_finite_and_tells_its_residual():
     eigenvalues = np.linalg.eigvalsh(INDEFINITE)
     assert eigenvalues.min() < -0.1
