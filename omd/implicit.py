@@ -121,7 +121,7 @@ INVERSES: dict[str, Callable[..., Inverse]] = {
 
 
 def magnitude(tree: chex.ArrayTree) -> chex.Array:
-    """Returns the largest absolute value, 1 if that is 0: divided by it, squares do not overflow."""
+    """Returns the largest absolute value, 1 for zeros: divided by it, squares do not overflow."""
     largest = optax.tree.norm(tree, jnp.inf)
     return jnp.where(largest == 0, 1.0, largest)
 
