@@ -89,8 +89,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         over = (transition.terminated > 0) | (transition.truncated > 0)
         start = jax.tree.map(lambda new, old: jnp.where(over, new, old), planner.init(), state.plan)
         output = plan(state.model, plan_key, start, next_observation)
-        metrics = {"planner/value": output.value, **output.metrics}
-        return state.replace(key=key, plan=output.state), output.action, metrics
+        return state.replace(key=key, plan=output.state), output.action, plan_metrics(output)
 
     def fit_model(state: MPCState) -> tuple[MPCState, Metrics]:
         key, fit_key, noise_key = jax.random.split(state.key, 3)
@@ -137,6 +136,17 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         begin=begin,
         internals=Internals(model=lambda state: state.model, ensemble=ensemble),
     )
+
+
+def plan_metrics(output: PlanOutput) -> Metrics:
+    """Returns what is logged about a plan.
+
+    Where the model overflows for all candidates there is no return: `planner/failed` is 1 then, and
+    the returns count as 0, because a number that is not finite would end the run.
+    """
+    metrics = {"planner/value": output.value, **output.metrics}
+    finite = {name: jnp.where(jnp.isfinite(x), x, 0.0) for name, x in metrics.items()}
+    return {**finite, "planner/failed": 1.0 - jnp.isfinite(output.value)}
 
 
 def make_planner(config: ConfigDict, spec: EnvSpec) -> Planner:

@@ -4,10 +4,11 @@
 (edition of 2022) and of the logs of six public solutions, three per edition (2022 and 2023).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from configs import cs285_mbpo, cs285_mpc
@@ -61,10 +62,10 @@ def planning(name: str, env: str, iterations: int, steps: int, **flags: Any) -> 
 
     `planner__horizon=5` sets `planner.horizon`.
     """
-    flags = {key.replace("__", "."): value for key, value in flags.items()}
-    initial = cs285_mpc.EXPERIMENTS[env].initial_steps
-    flags |= {"initial_steps": initial, "epoch_length": steps, "model.train_every": steps}
-    return Point(name, f"cs285_mpc.py:{env}", flags, iterations)
+    given = {key.replace("__", "."): value for key, value in flags.items()}
+    usual = {"initial_steps": cs285_mpc.EXPERIMENTS[env].initial_steps}
+    sizes = {"epoch_length": steps, "model.train_every": steps}
+    return Point(name, f"cs285_mpc.py:{env}", usual | sizes | given, iterations)
 
 
 def points(full: bool) -> list[Point]:
@@ -75,7 +76,7 @@ def points(full: bool) -> list[Point]:
     few = mpc[reacher].iterations if full else _SHORT_ITERATIONS
     runs = [
         planning("q2_obstacles", obstacles, 1, 100, eval_episodes=20),
-        planning("q3_obstacles", obstacles, mpc[obstacles].iterations, 1_000, eval_episodes=5),
+        planning("q3_obstacles", obstacles, mpc[obstacles].iterations, 1_000, eval_episodes=10),
         planning("q3_reacher", reacher, few, mpc[reacher].steps, eval_episodes=2),
         planning(
             "q3_cheetah",
@@ -94,8 +95,15 @@ def points(full: bool) -> list[Point]:
         "q4_members1": {"model__num_members": 1, "model__num_elites": 1},
         "q4_members5": {"model__num_members": 5, "model__num_elites": 5},
     }
+    if full:
+        ablations |= {
+            "q4_horizon20": {"planner__horizon": 20},
+            "q4_candidates500": {"planner__num_candidates": 500},
+            "q4_candidates2000": {"planner__num_candidates": 2000},
+        }
+    initial = {"initial_steps": 20_000} if full else {}
     runs += [
-        planning(name, reacher, few, 800, eval_episodes=2, **flags)
+        planning(name, reacher, few, 800, eval_episodes=2, **initial, **flags)
         for name, flags in ablations.items()
     ]
     runs += [
@@ -154,34 +162,51 @@ PANELS = [
             "q4_horizon5": "5",
             "q4_base": "10",
             "q4_horizon15": "15",
+            "q4_horizon20": "20",
             "q4_horizon30": "30",
         },
         {
             "q4_horizon5": "solutions −323 to −243",
             "q4_base": "solutions −278 to −262",
             "q4_horizon15": "solutions −304 to −285",
+            "q4_horizon20": "solution −306",
             "q4_horizon30": "solutions −356 to −346",
         },
     ),
     Panel(
         4,
         "Reacher: action sequences",
-        {"q4_candidates100": "100", "q4_base": "1000"},
-        {"q4_candidates100": "solutions −315 to −296"},
+        {
+            "q4_candidates100": "100",
+            "q4_candidates500": "500",
+            "q4_base": "1000",
+            "q4_candidates2000": "2000",
+        },
+        {
+            "q4_candidates100": "solutions −315 to −296",
+            "q4_candidates500": "solutions −281 to −275",
+            "q4_base": "solutions −278 to −262",
+            "q4_candidates2000": "solutions −265",
+        },
     ),
     Panel(
         4,
         "Reacher: members of the ensemble",
         {"q4_members1": "1", "q4_base": "3", "q4_members5": "5"},
-        {"q4_members1": "solutions −284 to −269", "q4_members5": "solutions −282 to −281"},
+        {
+            "q4_members1": "solutions −284 to −269",
+            "q4_base": "solutions −278 to −266",
+            "q4_members5": "solutions −282 to −281",
+        },
     ),
     Panel(
         5,
         "Cheetah: random shooting against CEM",
         {"q3_cheetah": "random", "q5_cem2": "CEM, 2 iterations", "q5_cem4": "CEM, 4 iterations"},
         {
+            "q3_cheetah": "solutions 204 to 318 after 5 iterations",
             "q5_cem2": "solutions 380 to 631",
-            "q5_cem4": "about 800; solutions 731 to 1,107",
+            "q5_cem4": "at least about 800; solutions 731 to 1,107",
         },
     ),
     Panel(
@@ -191,7 +216,7 @@ PANELS = [
         {
             "q6_rollout0": "solutions −114 to 494",
             "q6_rollout1": "solutions 23 to 882",
-            "q6_rollout10": "about 1,000; solutions 748 to 1,768",
+            "q6_rollout10": "at least 700 (2023) or about 1,000; solutions 748 to 1,768",
         },
     ),
 ]
@@ -218,6 +243,21 @@ CHECKS = [
         ("q5_cem4", "q5_cem2", "q3_cheetah"),
         lambda four, two, random: four[4] > two[4] > random[4],
     ),
+    Check(
+        "Reacher: a horizon of 5 not below 10, 10 above 15, 15 above 30.",
+        ("q4_horizon5", "q4_base", "q4_horizon15", "q4_horizon30"),
+        lambda five, ten, fifteen, thirty: five[-1] >= ten[-1] > fifteen[-1] > thirty[-1],
+    ),
+    Check(
+        "Reacher: 1,000 action sequences above 100.",
+        ("q4_base", "q4_candidates100"),
+        lambda many, few: many[-1] > few[-1],
+    ),
+    Check(
+        "Reacher: ensembles of 1, 3 and 5 within a tenth of each other.",
+        ("q4_members1", "q4_base", "q4_members5"),
+        lambda *runs: np.ptp([run[-1] for run in runs]) <= 0.1 * abs(runs[1][-1]),
+    ),
     Check("MBPO: at least 700 at the end.", ("q6_rollout10",), lambda returns: returns[-1] >= 700),
     Check(
         "Cheetah at the end: MBPO above Dyna, Dyna not below SAC.",
@@ -227,12 +267,12 @@ CHECKS = [
 ]
 
 
-def collect(runs: Iterable[tuple[Point, Path]]) -> pd.DataFrame:
-    """Reads finished runs, at least one: a row per run, seed and iteration.
+def collect(runs: Sequence[tuple[Point, Path]]) -> pd.DataFrame:
+    """Reads finished runs: a row per run, seed and iteration.
 
     The evaluation of the untrained model is left out.
     """
-    frames = []
+    frames = [pd.DataFrame(columns=_COLUMNS)] if not runs else []
     for point, folder in runs:
         for seed, frame in metrics.read(folder).items():
             rows = frame[[STEP, RETURN, CLOCK]].dropna()

@@ -3,8 +3,9 @@
     python benchmarks/cs285_model_fits.py --out=runs/cs285_study/model_fits
 
 Collects uniformly random steps, fits three networks for a given number of gradient steps, and
-predicts open loop. `fits.csv` has a row per fit, `losses.csv` the loss of every gradient step,
-`predictions.csv` one predicted trajectory per fit of the first environment beside the real one.
+predicts open loop; fits that are in --out already are skipped. `fits.csv` has a row per fit,
+`losses.csv` the loss of every gradient step, `predictions.csv` one predicted trajectory per fit of
+the first environment beside the real one.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from analysis.cs285_study_report import (  # noqa: E402
 )
 from configs import cs285_mpc  # noqa: E402
 from experiment import command_line, configuration  # noqa: E402
-from experiment.actors import Actors, episode_seed  # noqa: E402
+from experiment.actors import DIAGNOSIS, Actors, episode_seed  # noqa: E402
 from experiment.files import disk_problems_as_user_errors, write_text_atomically  # noqa: E402
 from replay import Transition, buffer  # noqa: E402
 
@@ -76,29 +77,36 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    rows, losses, predictions = [], [], []
     for fit in FITS:
+        if fit.name in finished(options.out):
+            continue
         agent, state, curve = run(fit, options.seed)
-        losses += [(fit.name, step, loss) for step, loss in enumerate(curve, start=1)]
-        error = np.nan, np.nan
+        losses = [(fit.name, step, loss) for step, loss in enumerate(curve, start=1)]
+        error, predictions = (np.nan, np.nan), []
         if fit.env == FITS[0].env:
             true, predicted = open_loop(agent, state, fit.env, options.seed)
             errors = np.square(predicted - true).mean(axis=(1, 2))
             error = errors.mean(), np.median(errors)
-            predictions += [
+            predictions = [
                 (fit.name, step, dimension, *pair)
                 for step, pairs in enumerate(np.stack([true[0], predicted[0]], axis=-1))
                 for dimension, pair in enumerate(pairs)
             ]
         below = np.flatnonzero(curve < LEARNED)
         first = below[0] + 1 if len(below) else np.nan
-        rows.append((fit.name, *fit, curve[0], curve[-1], curve.mean(), first, *error))
+        row = (fit.name, *fit, curve[0], curve[-1], curve.mean(), first, *error)
+        append(options.out / LOSSES_FILE, losses, ["fit", "step", "loss"])
+        columns = ["fit", "step", "dimension", "true", "predicted"]
+        append(options.out / PREDICTIONS_FILE, predictions, columns)
+        found = ["first_loss", "last_loss", "mean_loss", "first_learned", "mpe", "median_mpe"]
+        append(options.out / FITS_FILE, [row], ["fit", *Fit._fields, *found])  # last: it is done
         print(f"{fit.name}: loss {curve[0]:.3f} to {curve[-1]:.4f}", flush=True)
-    found = ["first_loss", "last_loss", "mean_loss", "first_learned", "mpe", "median_mpe"]
-    write(options.out / FITS_FILE, rows, ["fit", *Fit._fields, *found])
-    write(options.out / LOSSES_FILE, losses, ["fit", "step", "loss"])
-    columns = ["fit", "step", "dimension", "true", "predicted"]
-    write(options.out / PREDICTIONS_FILE, predictions, columns)
+
+
+def finished(folder: Path) -> set[str]:
+    """Returns the names of the fits in a folder."""
+    path = folder / FITS_FILE
+    return set(pd.read_csv(path)["fit"]) if path.exists() else set()
 
 
 def run(fit: Fit, seed: int) -> tuple[Agent, mpc.MPCState, np.ndarray]:
@@ -139,7 +147,7 @@ def open_loop(
 
     As in the homework, the first of the states is the known one after the reset.
     """
-    sequences = [sequence(env, episode_seed(seed, 0, k)) for k in range(SEQUENCES)]
+    sequences = [sequence(env, episode_seed(seed, DIAGNOSIS, k)) for k in range(SEQUENCES)]
     true, actions = (np.stack(part) for part in zip(*sequences, strict=True))
     ensemble = agent.internals.ensemble
     assert ensemble is not None
@@ -157,7 +165,8 @@ def open_loop(
 
 def sequence(env_id: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the states before each of `HORIZON` random actions, and the actions."""
-    env, rng = envs.make(env_id), np.random.default_rng(seed)
+    # not of the seed itself, from which the environment draws its start
+    env, rng = envs.make(env_id), np.random.default_rng([seed, 1])
     observation, _ = env.reset(seed=seed)
     actions = rng.uniform(-1.0, 1.0, (HORIZON, envs.spec(env_id).action_size)).astype(np.float32)
     visited = []
@@ -168,11 +177,17 @@ def sequence(env_id: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(visited), actions
 
 
-def write(path: Path, rows: list[tuple], columns: list[str]) -> None:
-    """Writes a table."""
+def append(path: Path, rows: list[tuple], columns: list[str]) -> None:
+    """Adds rows to a table; those of a fit that was interrupted before its end are replaced."""
+    if not rows:
+        return
+    table = pd.DataFrame(rows, columns=columns)
+    if path.exists():
+        known = pd.read_csv(path, float_precision="round_trip")
+        table = pd.concat([known[~known["fit"].isin(table["fit"])], table])
     with disk_problems_as_user_errors(path.parent, "The table"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(path, pd.DataFrame(rows, columns=columns).to_csv(index=False))
+        write_text_atomically(path, table.to_csv(index=False))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
 """CS285's homework 4 in one command: all its questions, each a run of train.py.
 
-    python benchmarks/cs285_study.py                     about 100 minutes on two cores
-    python benchmarks/cs285_study.py --full              the homework's own sizes: five hours
+    python benchmarks/cs285_study.py
+    python benchmarks/cs285_study.py --full              the homework's own sizes: hours
     python benchmarks/cs285_study.py --questions=1,2     a part
     python benchmarks/cs285_study.py --report-only --copy-to=results/cs285
 
 The same command continues: what is finished is skipped, what was interrupted resumes. Without
---full the cheetah has 1,500 environment steps per iteration of planning instead of 5,000, and the
-reacher 3 iterations instead of 15. Figures, tables and `report.md` are in --out.
+--full the cheetah has 1,500 environment steps per iteration of planning instead of 5,000, the
+reacher 3 iterations instead of 15, and the ablations fewer settings and initial steps. Figures,
+tables and `report.md` are in --out.
 """
 
 import argparse
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,10 +66,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--questions", type=questions, default=QUESTIONS, help="default 1,2,3,4,5,6")
     add("--full", action="store_true", help="the homework's own sizes")
     add("--seeds", type=int, default=1, help="per run, trained together; default 1")
-    add("--out", type=Path, default=Path("runs/cs285_study"), help="default runs/cs285_study")
+    add("--out", type=Path, help="default runs/cs285_study, or runs/cs285_study_full")
     add("--report-only", action="store_true", help="train nothing")
     add("--copy-to", type=Path, metavar="DIR", help="copies tables, report and figures there")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.out is None:
+        options.out = Path("runs/cs285_study_full" if options.full else "runs/cs285_study")
+    return options
 
 
 def questions(text: str) -> list[int]:
@@ -79,16 +84,13 @@ def questions(text: str) -> list[int]:
 
 
 def model_fits(out: Path) -> bool:
-    """Answers question 1 unless it is; returns whether it is."""
+    """Does what is missing of question 1; returns whether it is all there."""
     folder = out / cs285_study_report.FITS_FOLDER
-    print("q1: ", end="", flush=True)
-    if not (folder / cs285_study_report.TABLES[-1]).exists():
-        script = Path(__file__).with_name("cs285_model_fits.py")
-        problem = logged([str(script), f"--out={folder.resolve()}"], folder)
-        print(problem or f"done, see {folder}", flush=True)
-        return not problem
-    print(f"done, see {folder}", flush=True)
-    return True
+    print(f"{folder.name}: ", end="", flush=True)
+    script = Path(__file__).with_name("cs285_model_fits.py")
+    problem = timed([str(script), f"--out={folder.resolve()}"], folder)
+    print(problem or "done", flush=True)
+    return not problem
 
 
 def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
@@ -103,7 +105,19 @@ def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
         f"--config.num_seeds={options.seeds}",
         f"--workdir={folder}",
     ]
-    return logged(command, folder)
+    return timed(command, folder)
+
+
+def timed(command: list[str], folder: Path) -> str:
+    """Does what `logged` does, and adds how long it took to the table beside the folder."""
+    start = time.monotonic()
+    problem = logged(command, folder)
+    path = folder.parent / cs285_study_report.TIMES_FILE
+    with disk_problems_as_user_errors(path.parent, "The table of times"), open(path, "a") as table:
+        if not table.tell():
+            table.write("part,seconds\n")
+        table.write(f"{folder.name},{time.monotonic() - start:.1f}\n")
+    return problem
 
 
 def outcome(folder: Path) -> str:
@@ -121,10 +135,11 @@ def report(runs: list[tuple[Point, Path]], options: argparse.Namespace) -> None:
         for point, folder in runs
         if is_finished(folder, point.total_steps, options.seeds)
     ]
-    if not finished:
+    fits = options.out / cs285_study_report.FITS_FOLDER / cs285_study_report.FITS_FILE
+    if not finished and not fits.exists():
         raise UserError(
-            f"no run of questions 2 to 6 is finished in {options.out}: pass --out, --full and "
-            "--seeds as when they were run."
+            f"nothing is finished in {options.out}: pass --out, --full and --seeds as when it was "
+            "run."
         )
     cs285_study.write(cs285_study.collect(finished), options.out)
     again = ["python", "benchmarks/cs285_study.py", f"--seeds={options.seeds}"]

@@ -53,7 +53,7 @@ PETS: Constants = {
 
 RECIPES: dict[str, Constants] = {"mpc": MPC, "pets": PETS}
 
-# Of the planners' own authors; mbrl-lib's icem and mppi have decay 1.3 and the same otherwise.
+# iCEM: Pinneri et al. 2020; mbrl-lib has decay 1.3. MPPI: mbrl-lib, whose noise is truncated, too.
 _COMMON: Constants = {
     "planner.execute_best": False,
     "planner.noise_beta": 2.0,

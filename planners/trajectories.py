@@ -9,9 +9,9 @@ ensemble predicts a particle's next state (section 5 of the paper):
 - `per_member`: every member rolls out every candidate on its own; their returns are averaged.
 
 With the first two a step of a particle costs the forward pass of one member, with the others that
-of all. Members are drawn by dealing out the particles of each candidate in turn, after shuffling
-them in the case of `ts1`: uniform for every particle, and the members' shares of a candidate differ
-by one particle at most, which makes candidates easier to compare than independent draws would.
+of all. Members are not drawn independently: the particles of each candidate are dealt out to them
+in turn, with `ts1` after shuffling at every step, with `tsinf` always in the same order. Their
+shares of a candidate differ by one particle at most, which makes candidates easier to compare.
 """
 
 from collections.abc import Callable

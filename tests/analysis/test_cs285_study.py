@@ -37,8 +37,6 @@ def test_every_run_is_a_valid_configuration_of_its_length(full):
         config.update_from_flattened_dict(point.flags | {"total_steps": point.total_steps})
         config = configuration.resolve(config)
         configuration.validate(config)
-        learned = config.total_steps - config.initial_steps
-        assert learned == point.iterations * config.epoch_length
         if config.agent != "sac":
             assert config.model.train_every == config.epoch_length
 
@@ -54,11 +52,12 @@ def test_the_full_study_has_the_homeworks_sizes():
         ("q6_rollout10", 5_000, 10),
     ]:
         flags, count = sizes[name]
-        assert (flags["initial_steps"], flags["epoch_length"], count) == (5_000, steps, iterations)
+        assert (flags["epoch_length"], count) == (steps, iterations)
+        assert flags["initial_steps"] == (20_000 if name.startswith("q4") else 5_000)
 
 
 def test_panels_and_checks_are_about_runs_of_the_study():
-    names = {point.name for point in points(full=False)}
+    names = {point.name for point in points(full=True)}
     for panel in PANELS:
         assert set(panel.expected) <= set(panel.runs) <= names
     assert {run for check in CHECKS for run in check.runs} <= names
@@ -109,9 +108,11 @@ def write_fits(folder):
 def test_the_report_has_what_was_run(tmp_path):
     table = returns(q2_obstacles=[-31.0], q3_reacher=[-400.0, -290.0, -280.0])
     cs285_study.write(table, tmp_path)
+    (tmp_path / "times.csv").write_text("part,seconds\nq2_obstacles,60.0\nq3_reacher,30.0\n")
     cs285_study_report.write_report(tmp_path, "python benchmarks/cs285_study.py --seeds=1")
     text = (tmp_path / "report.md").read_text()
-    assert "- holds: Reacher: at least −300 within 3 iterations." in text
+    assert "2 parts took 0:01:30" in text
+    assert "- holds: Reacher: at least −300 within 3 iterations. Last returns: -280." in text
     assert "- not run: Cheetah, random shooting" in text
     assert "| random shooting | -400 | -280 | −300 to −250; solutions −271 to −261 |" in text
     assert "Question 5" not in text
@@ -120,6 +121,7 @@ def test_the_report_has_what_was_run(tmp_path):
     cs285_study_report.write_report(tmp_path, "again")
     text = (tmp_path / "report.md").read_text()
     assert "| cheetah, 1 x 32, 500 steps, noise | 0.1" in text
+    assert "- **does not hold**: cheetah, 1 x 32, 500 steps, noise: last loss within 15%" in text
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "returns.png",
         "losses.png",
