@@ -166,8 +166,9 @@ def _setting(folder: Path) -> str:
 def _check(returns: pd.DataFrame, check: Check) -> str:
     found = cs285_study.verdict(returns, check)
     last = [cs285_study.by_iteration(returns, run) for run in check.runs]
-    values = joined([number(curve.iloc[-1]) for curve in last if len(curve)])
-    return f"- {_VERDICTS[found]}: {check.text}" + (f" Last returns: {values}." if values else "")
+    values = [number(curve.iloc[-1]) for curve in last if len(curve)]
+    text = f" Last returns: {joined(values)}." if values else ""
+    return f"- {_VERDICTS[found]}: {check.text}{text}"
 
 
 def _fit_check(fit: pd.Series) -> str:
