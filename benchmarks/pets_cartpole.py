@@ -2,7 +2,7 @@
 
     python benchmarks/pets_cartpole.py --out=results/pets/cartpole.csv
 
-Every seed starts with 200 uniformly random steps; then episodes are counted, of the training itself,
+Every seed starts with 200 uniformly random steps; then episodes of the training itself are counted,
 until one lasts for all 200 steps. The table has a row per episode and is written as they end; seeds
 that are in it already are not run again.
 """
@@ -71,9 +71,8 @@ def train(seed: int, most: int) -> Iterator[Episode]:
     configuration.validate(config)
     agent = seeds.lift(make_agent(config, envs.spec(config.env)), 1)
     environments = HostEnvironments(config, agent, [seed], Stopwatch())
-    start, count, step = time.monotonic(), 0, 0
+    start, count, step, began_at_random = time.monotonic(), 0, 0, False
     state = environments.begin(agent.init([seed]))
-    random_episode = True  # under way when the model is fitted first
     while count < most:
         if step < config.initial_steps:
             state, _, _ = environments.explore(state, 1)
@@ -84,10 +83,13 @@ def train(seed: int, most: int) -> Iterator[Episode]:
             state, _, _ = environments.learn(state, 1)
         step += 1
         (ended,) = environments.training_episodes()
-        if not ended or step <= config.initial_steps:
+        if step <= config.initial_steps:
+            began_at_random = not ended
             continue
-        if random_episode:
-            random_episode = False
+        if not ended:
+            continue
+        if began_at_random:
+            began_at_random = False
             continue
         count += 1
         total = ended["train/return"]

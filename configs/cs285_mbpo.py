@@ -17,7 +17,10 @@ What differs from the homework's edition of 2022, where every iteration has phas
   rollout precedes every one of 5,000 policy updates, and its transitions stay (up to 100,000).
   Batches have the share of real transitions that an iteration of the homework has.
 - Every step of a rollout is predicted by one member; there by the mean of all.
-- Initial data are of a uniform policy (edition of 2023), not of an untrained network.
+- Initial data are of a uniform policy (edition of 2023), not of an untrained network, and come
+  before the ten iterations: 55,000 steps in all, 50,000 there.
+- Policy and critics are those of this code base: ReLU, a standard deviation that depends on the
+  state; there the policy has tanh units and one standard deviation for all states.
 - Evaluation takes the mean of the policy, not a sample.
 """
 

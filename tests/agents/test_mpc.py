@@ -10,7 +10,6 @@ from errors import UserError
 from experiment import configuration
 from models import normalizer
 from models.ensemble import Ensemble, Normalizers, Prediction
-from planners import search_space
 from replay import Transition, buffer
 from tests.integration import tiny
 
@@ -219,16 +218,60 @@ def test_noise_is_in_the_fitted_data_alone():
     )
     assert (noisy.observation[:30] != clean.observation[:30]).all()
     assert int(after.training_data.env_steps) == 30
+    inputs = np.concatenate([noisy.observation[:30], noisy.action[:30]], axis=1)
+    fitted = after.model.normalizers.inputs
+    np.testing.assert_allclose(fitted.mean, inputs.mean(axis=0), rtol=1e-4)
+    assert fitted.mean[0] != pytest.approx(float(clean.observation[:30].mean()), rel=1e-6)
 
 
-def test_every_planner_is_built_from_its_own_fields():
-    for name in ("random_shooting", "cem", "icem", "mppi"):
-        own = config(planner__name=name)
-        configuration.validate(own)
-        plan = mpc.make_planner(own, spec()).init()
-        space = search_space(horizon=3, action_size=1)
-        for leaf in jax.tree.leaves(plan)[:1]:
-            np.testing.assert_array_equal(leaf, space.middle)
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("random_shooting", {}),
+        ("cem", {"num_elites": 6, "num_iterations": 5, "warm_start": True}),
+        ("icem", {"num_elites": 6, "num_iterations": 5}),
+        ("mppi", {"num_iterations": 5, "gamma": 50.0}),
+    ],
+)
+def test_every_planner_finds_the_best_action_of_a_known_model(known_model, name, fields):
+    changes = {f"planner__{field}": value for field, value in fields.items()}
+    own = config(planner__name=name, planner__num_candidates=256, **changes)
+    configuration.validate(own)
+    agent = mpc.make_agent(own, spec())
+    _, action, _ = agent.step(agent.init(jax.random.key(0)), transition(0.3, 0.0), jnp.full(1, 0.0))
+    np.testing.assert_allclose(action, [0.5], atol=0.2)
+
+
+def test_a_reward_that_is_learned_decides_the_plan():
+    own = config(
+        model__learn_reward=True,
+        model__learning_rate=0.01,
+        model__max_gradient_steps=2000,
+        model__patience=99,
+        model__hidden_width=32,
+        planner__horizon=1,
+    )
+    agent = mpc.make_agent(own, spec()._replace(reward=None))
+    state, observe = agent.init(jax.random.key(0)), jax.jit(agent.observe)
+    for action in np.random.default_rng(0).uniform(-1, 1, 60).astype(np.float32):
+        item = transition(0.1, 0.1)._replace(
+            action=action[None], reward=-4 * jnp.square(action + 0.2)
+        )
+        state = observe(state, item)
+    state, _ = jax.jit(agent.refresh[0].run)(state)
+    _, action, _ = agent.step(state, transition(0.1, 0.1), jnp.full(1, 0.1))
+    np.testing.assert_allclose(action, [-0.2], atol=0.2)
+
+
+def test_a_model_that_overflows_everywhere_is_counted_and_does_not_end_the_run(known_model):
+    agent = mpc.make_agent(config(**CEM), spec())
+    state = agent.init(jax.random.key(0))
+    _, action, metrics = agent.step(state, transition(0.0, jnp.inf), jnp.full(1, jnp.inf))
+    assert float(metrics["planner/failed"]) == 1.0
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert np.isfinite(action).all()
+    _, _, metrics = agent.step(state, transition(0.0, 0.1), jnp.full(1, 0.1))
+    assert float(metrics["planner/failed"]) == 0.0
 
 
 @pytest.mark.parametrize(

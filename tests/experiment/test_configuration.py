@@ -485,9 +485,14 @@ def test_the_homeworks_planner_is_configured_as_published(env):
     assert (model.objective, model.keep, model.initializer) == ("mse", "last", "torch")
     assert model.weight_decay == (0.0,)
     assert model.sl_noise == 0.0
-    cheetah = configuration.resolve(cs285_mpc.get_config("cheetah-cs285-v0"))
-    assert (cheetah.total_steps, cheetah.planner.horizon) == (105_000, 15)
-    assert (cheetah.model.train_every, cheetah.model.max_gradient_steps) == (5_000, 1_500)
+    found = config.total_steps, config.initial_steps, model.train_every, model.max_gradient_steps
+    assert (*found, planner.horizon) == {
+        "obstacles-cs285-v0": (17_000, 5_000, 1_000, 20, 10),
+        "reacher-cs285-v0": (80_000, 5_000, 5_000, 1_000, 10),
+        "cheetah-cs285-v0": (105_000, 5_000, 5_000, 1_500, 15),
+        "Pendulum-v1": (180_000, 20_000, 8_000, 1_000, 10),
+    }[env]
+    assert (model.batch_size, model.learning_rate) == (512, 1e-3)
 
 
 @pytest.mark.parametrize(("length", "agent"), [("0", "sac"), ("1", "mbpo"), ("10", "mbpo")])
@@ -508,6 +513,17 @@ def test_pets_is_configured_as_published(env):
     planner, model = config.planner, config.model
     assert (planner.name, planner.propagation, planner.num_particles) == ("cem", "ts1", 20)
     assert (model.objective, model.num_members, model.num_elites) == ("mle", 7, 5)
-    assert (planner.num_elites, planner.smoothing) == (planner.num_candidates // 10, 0.9)
+    found = planner.horizon, planner.num_candidates, planner.num_elites
+    published = {
+        "cartpole-continuous-v0": ((15, 350, 35), 7.5e-4, 3e-5, 50),
+        "cartpole-pets-v0": ((30, 500, 50), 1e-4, 3e-5, 200),
+    }
+    if env in published:
+        sizes, rate, decay, train_every = published[env]
+        assert found == sizes
+        assert (model.learning_rate, model.train_every) == (rate, train_every)
+        assert set(model.weight_decay) == {decay}
+    assert (planner.smoothing, planner.num_iterations) == (0.9, 5)
+    assert (model.patience, model.max_epochs, model.batch_size) == (25, 25, 256)
     assert model.hidden_depth == 4
     assert not config.rollout.deterministic

@@ -33,8 +33,23 @@ SETTINGS = {
         "objective.vep_count": 3,
         "refit.interval": 10,
     },
+    "mpc": {  # a plan that is carried over, and a copy of the data with noise
+        "num_seeds": 2,
+        "planner.name": "cem",
+        "planner.num_candidates": 20,
+        "planner.num_iterations": 2,
+        "planner.num_elites": 4,
+        "planner.horizon": 3,
+        "planner.warm_start": True,
+        "model.sl_noise": 0.01,
+        "model.learn_reward": False,
+        "model.keep": "last",
+    },
 }
-CONFIGS = {"vep": ("value_aware.py", "--config.algo=vep")}
+CONFIGS = {
+    "mpc": ("mbpo.py", "--config.algo=mpc"),
+    "vep": ("value_aware.py", "--config.algo=vep"),
+}
 LAST_SECONDS = 120  # a process that gets nowhere for this long has failed
 
 
@@ -95,7 +110,8 @@ def assert_same_run(actual, expected, algo="mbpo"):
     for seed in left:
         kept = [n for n in right[seed] if n != "wall_clock" and not n.startswith("time/")]
         assert right[seed]["env_step"].tolist() == epochs
-        assert right[seed]["critic/loss"].notna().sum() == len(epochs) - 1
+        learned = "planner/value" if algo == "mpc" else "critic/loss"
+        assert right[seed][learned].notna().sum() == len(epochs) - 1
         for name in kept:  # not one bit may differ
             np.testing.assert_array_equal(left[seed][name], right[seed][name], err_msg=name)
     left, right = metrics.read_refreshes(actual), metrics.read_refreshes(expected)
@@ -219,3 +235,11 @@ def test_ctrl_c_before_the_first_checkpoint(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in output
     assert "Interrupted." in output
+
+
+@pytest.mark.long
+def test_plans_and_noisy_data_survive_a_kill(tmp_path):
+    state, resumed_at = killed_and_resumed("mpc", 2, tmp_path)
+    assert 64 <= resumed_at < 464
+    assert (np.asarray(state.plan) != 0.0).any()
+    assert (state.training_data.replay.rows != state.replay.rows).any()
