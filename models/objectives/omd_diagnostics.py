@@ -48,8 +48,10 @@ def make_diagnostics(config: ConfigDict, parts: Parts) -> Diagnose:
         real = jax.tree.map(lambda x: x[0], batch)
         inner_gradient = jax.grad(inner_loss, argnums=1)(params, critics)
         outer_gradient = jax.grad(levels.bellman_error)(critics, context, real, backup_key)
+        # its length cancels in residual and cosine, and overflows first when critics diverge
+        direction = optax.tree.scale(1 / implicit.magnitude(outer_gradient), outer_gradient)
         identity, cg = (
-            implicit.through_optimality(inner_loss, params, critics, outer_gradient, inverse)
+            implicit.through_optimality(inner_loss, params, critics, direction, inverse)
             for inverse in (implicit.identity(), by_cg)
         )
         return {
