@@ -4,6 +4,10 @@ python train.py --config=configs/omd_cartpole.py                            OMD,
 python train.py --config=configs/omd_cartpole.py --config.algo=mle          or vep
 python train.py --config=configs/omd_cartpole.py --config.model.hidden_width=2
 python train.py --config=configs/omd_cartpole.py:CartPole-v1+noise128       distractors
+
+With a model of width 6, 50,000 steps and ten seeds (`--config.total_steps=50000
+--config.model.hidden_width=6`) OMD returns 388 +- 90 after 3 min 40 s on two cores of an AMD EPYC,
+MLE 301 +- 41 after 1 min 30 s. More in results/omd/cartpole.
 """
 
 import ml_collections
