@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from envs.spec import EnvSpec
-from models.mlp import MLP, init_ensemble
+from models.mlp import MLP, init_ensemble, orthogonal
 from models.objectives.base import QValues, SamplePolicy
 
 GAIN, HEAD_GAIN = math.sqrt(2.0), 0.01  # of the orthogonal initial weights; released code of OMD
@@ -60,8 +59,8 @@ def make_discrete_networks(config: ConfigDict, spec: EnvSpec) -> DiscreteNetwork
         hyper.hidden_width,
         hyper.hidden_depth,
         layer_norm=hyper.layer_norm,
-        kernel_init=nn.initializers.orthogonal(GAIN),
-        head_init=nn.initializers.orthogonal(HEAD_GAIN),
+        kernel_init=orthogonal(GAIN),
+        head_init=orthogonal(HEAD_GAIN),
     )
 
     def init_critics(key: chex.PRNGKey) -> chex.ArrayTree:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from envs.spec import EnvSpec
-from models.mlp import MLP, in_halves, init_ensemble, scaled
+from models.mlp import MLP, in_halves, init_ensemble, orthogonal, scaled
 from models.normalizer import Normalizer
 from replay import Transition
 
@@ -103,7 +103,7 @@ class Initializers(NamedTuple):
     uniform_bias: bool = False
 
 
-_orthogonal = nn.initializers.orthogonal(math.sqrt(2.0))
+_orthogonal = orthogonal(math.sqrt(2.0))
 # within sqrt(3 scale / fan_in) = 1 / sqrt(fan_in), the default of PyTorch's Linear
 _torch = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 INITIALIZERS: dict[str, Initializers] = {

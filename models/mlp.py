@@ -54,6 +54,25 @@ def uniform_within(bound: float) -> nn.initializers.Initializer:
     return init
 
 
+def orthogonal(gain: float) -> nn.initializers.Initializer:
+    """Returns the initialiser that draws orthogonal matrices, under `jax.vmap` one after the other.
+
+    A batch of QR decompositions waits for threads of the pool that it runs in itself: with as many
+    devices as cores such a program can stand still forever (jaxlib 0.10.2 on CPU).
+
+    Args:
+      gain: factor of the weights (Saxe et al. 2014, arXiv 1312.6120).
+    """
+    init = nn.initializers.orthogonal(gain)
+
+    def one_by_one(
+        key: chex.PRNGKey, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    ) -> chex.Array:
+        return jax.custom_batching.sequential_vmap(lambda key: init(key, shape, dtype))(key)
+
+    return one_by_one
+
+
 def scaled(init: nn.initializers.Initializer, scale: float) -> nn.initializers.Initializer:
     """Returns the initialiser whose weights are `scale` times those of `init`."""
     return lambda *args: scale * init(*args)

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from models.mlp import MLP, init_ensemble
+from models.mlp import MLP, init_ensemble, orthogonal
 from models.normalizer import Normalizer
 from models.objectives.base import Context, ObjectiveState, Parts
 from models.objectives.values import critics_in, make_value, some_critics
@@ -53,8 +52,8 @@ def random_networks(config: ConfigDict, parts: Parts) -> Functions:
         1,
         config.sac.hidden_width,
         config.sac.hidden_depth,
-        kernel_init=nn.initializers.orthogonal(GAIN),
-        head_init=nn.initializers.orthogonal(HEAD_GAIN),
+        kernel_init=orthogonal(GAIN),
+        head_init=orthogonal(HEAD_GAIN),
     )
 
     def evaluate(state, context: Context, observation, key) -> chex.Array:

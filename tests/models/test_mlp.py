@@ -1,5 +1,7 @@
 """Networks against a numpy forward pass."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -93,3 +95,17 @@ def test_pytorchs_initialiser_draws_weights_and_biases_within_one_over_root_fan_
             assert 0.97 * bound < np.abs(leaf).max() <= bound
             np.testing.assert_allclose(np.std(leaf), bound / np.sqrt(3), rtol=0.1)
             assert abs(np.mean(leaf)) < 0.2 * bound
+
+
+def test_orthogonal_weights_are_drawn_one_matrix_after_the_other():
+    # a batch of decompositions can stand still where there are as many devices as cores
+    net = MLP(2, 8, 2, kernel_init=mlp.orthogonal(3.0))
+    keys = jax.random.split(jax.random.key(0), 4)
+    text = jax.jit(jax.vmap(lambda key: init_ensemble(net, key, 5, 6))).lower(keys).as_text()
+    decompositions = [line for line in text.splitlines() if "geqrf" in line]
+    assert decompositions
+    assert not [line for line in decompositions if re.search(r"tensor<\d+x\d+x\d+x", line)]
+    kernel = init_ensemble(net, keys[0], 5, 6)["params"]["layer_1"]["kernel"]
+    for k in range(5):
+        np.testing.assert_allclose(kernel[k].T @ kernel[k], 9.0 * np.eye(8), atol=1e-5)
+    assert np.abs(kernel[0] - kernel[1]).max() > 0.1
