@@ -71,7 +71,7 @@ def linear_run(env="Line-v0"):
         model=lambda state: model,
         ensemble=toy_parts(config, spec, None).ensemble,
     )
-    agent = Agent(None, None, None, None, (), None, None, 0, internals)
+    agent = Agent(None, None, None, None, (), None, None, 0, internals=internals)
     return Restored(config, spec, [3], agent, 777, {"seed": jnp.zeros(1)}, None)
 
 
