@@ -13,7 +13,6 @@ tables and `report.md` are in --out.
 
 import argparse
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from analysis import cs285_study, cs285_study_report  # noqa: E402
 from analysis.cs285_study import CLOCK, Point  # noqa: E402
-from benchmarks.running import is_finished, logged  # noqa: E402
+from benchmarks.running import copy, is_finished, logged  # noqa: E402
 from errors import UserError  # noqa: E402
 from experiment import command_line, metrics  # noqa: E402
 from experiment.files import disk_problems_as_user_errors  # noqa: E402
@@ -147,11 +146,7 @@ def report(runs: list[tuple[Point, Path]], options: argparse.Namespace) -> None:
     cs285_study_report.write_report(options.out, shlex.join(again))
     print(f"Report on {len(finished)} of {len(runs)} runs: {options.out / 'report.md'}")
     if options.copy_to:
-        with disk_problems_as_user_errors(options.copy_to, "The copy"):
-            for name in cs285_study_report.FILES:
-                if (options.out / name).exists():
-                    (options.copy_to / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(options.out / name, options.copy_to / name)
+        copy(cs285_study_report.FILES, options.out, options.copy_to)
 
 
 if __name__ == "__main__":

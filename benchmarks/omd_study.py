@@ -13,7 +13,6 @@ evaluation, and `report.md` says what was found.
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 from analysis import omd_study, omd_study_report  # noqa: E402
 from analysis.omd_study import DEFAULT_WIDTH, Point  # noqa: E402
-from benchmarks.running import is_finished, logged  # noqa: E402
+from benchmarks.running import copy, is_finished, logged  # noqa: E402
 from errors import UserError  # noqa: E402
 from experiment import command_line, metrics  # noqa: E402
-from experiment.files import disk_problems_as_user_errors  # noqa: E402
 from experiment.progress import duration  # noqa: E402
 
 ALGOS = ["omd", "mle", "vep"]
@@ -130,11 +128,7 @@ def report(folders: dict[Point, Path], options: argparse.Namespace) -> None:
     omd_study_report.write_report(options.out)
     print(f"Report on {len(finished)} of {len(folders)} points: {options.out / 'report.md'}")
     if options.copy_to:
-        with disk_problems_as_user_errors(options.copy_to, "The copy"):
-            options.copy_to.mkdir(parents=True, exist_ok=True)
-            for name in omd_study_report.FILES:
-                if (options.out / name).exists():
-                    shutil.copyfile(options.out / name, options.copy_to / name)
+        copy(omd_study_report.FILES, options.out, options.copy_to)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Running the parts of a study as programs of their own, so that each can be resumed."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +41,19 @@ def logged(command: list[str], folder: Path) -> str:
                 stderr=subprocess.STDOUT,
             ).returncode
     return f"failed with exit status {status}, see {folder / LOG_FILE}" if status else ""
+
+
+def copy(files: Iterable[str], source: Path, target: Path) -> None:
+    """Copies those files of a folder that exist, with the folders they are in.
+
+    Raises:
+      UserError: the disk is full or not writable.
+    """
+    with disk_problems_as_user_errors(target, "The copy"):
+        for name in files:
+            if (source / name).exists():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, target / name)
 
 
 def is_finished(folder: Path, steps: int, seeds: int) -> bool:
