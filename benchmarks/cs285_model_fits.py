@@ -30,10 +30,10 @@ from analysis.cs285_study_report import (  # noqa: E402
     LOSSES_FILE,
     PREDICTIONS_FILE,
 )
+from benchmarks.running import write_table  # noqa: E402
 from configs import cs285_mpc  # noqa: E402
 from experiment import command_line, configuration  # noqa: E402
 from experiment.actors import DIAGNOSIS, Actors, episode_seed  # noqa: E402
-from experiment.files import disk_problems_as_user_errors, write_text_atomically  # noqa: E402
 from replay import Transition, buffer  # noqa: E402
 
 LEARNED = 0.2  # the homework's bound on the loss of question 1
@@ -185,9 +185,7 @@ def append(path: Path, rows: list[tuple], columns: list[str]) -> None:
     if path.exists():
         known = pd.read_csv(path, float_precision="round_trip")
         table = pd.concat([known[~known["fit"].isin(table["fit"])], table])
-    with disk_problems_as_user_errors(path.parent, "The table"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(path, table.to_csv(index=False))
+    write_table(table, path)
 
 
 if __name__ == "__main__":

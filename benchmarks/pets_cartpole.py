@@ -21,10 +21,10 @@ import pandas as pd  # noqa: E402
 
 import envs  # noqa: E402
 from agents.registry import make_agent  # noqa: E402
+from benchmarks.running import write_table  # noqa: E402
 from configs import pets  # noqa: E402
 from experiment import command_line, configuration, runtime, seeds  # noqa: E402
 from experiment.environments import HostEnvironments  # noqa: E402
-from experiment.files import disk_problems_as_user_errors, write_text_atomically  # noqa: E402
 from experiment.stopwatch import Stopwatch  # noqa: E402
 
 HELD = 200  # the longest episode, and its return
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
             table = pd.DataFrame(rows, columns=Episode._fields).astype(
                 {"seed": int, "episode": int, "env_steps": int}
             )
-            write(table, options.out)
+            write_table(table, options.out)
             print(*episode, flush=True)
     for seed, episodes in table.groupby("seed"):
         held = episodes.loc[episodes["total"] >= HELD, "episode"]
@@ -108,13 +108,6 @@ def finished(table: pd.DataFrame, most: int) -> list[int]:
     """Returns the seeds that held the pole or had all their episodes."""
     best = table.groupby("seed").agg({"total": "max", "episode": "max"})
     return best.index[(best["total"] >= HELD) | (best["episode"] >= most)].tolist()
-
-
-def write(table: pd.DataFrame, path: Path) -> None:
-    """Writes the table."""
-    with disk_problems_as_user_errors(path.parent, "The table"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(path, table.to_csv(index=False))
 
 
 if __name__ == "__main__":

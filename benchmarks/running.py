@@ -10,8 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import pandas as pd  # noqa: E402
+
 from experiment import die_with_parent, metrics  # noqa: E402
-from experiment.files import disk_problems_as_user_errors  # noqa: E402
+from experiment.files import disk_problems_as_user_errors, write_text_atomically  # noqa: E402
 from experiment.seed_tables import STEP  # noqa: E402
 from experiment.sweep_trial import LOG_FILE  # noqa: E402
 
@@ -41,6 +43,17 @@ def logged(command: list[str], folder: Path) -> str:
                 stderr=subprocess.STDOUT,
             ).returncode
     return f"failed with exit status {status}, see {folder / LOG_FILE}" if status else ""
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes a CSV file, and its folder if needed.
+
+    Raises:
+      UserError: the disk is full or not writable.
+    """
+    with disk_problems_as_user_errors(path.parent, "The table"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path, table.to_csv(index=False))
 
 
 def copy(files: Iterable[str], source: Path, target: Path) -> None:
