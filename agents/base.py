@@ -80,6 +80,7 @@ class Agent(NamedTuple):
         does the same to a state with a seed axis.
       act: `(policy_params, memory, observations [N, O]) -> (actions [N, A], memory)`, for
         evaluation: what to do in N episodes at once, greedily, or as published where that differs.
+        The observation of an episode that is over may be NaN; its action does not count.
       refresh_every: environment steps between refreshes; 0 without `refresh`.
       begin: `(policy_params, N) -> memory` at the start of N episodes, with a leading axis N.
       internals: for diagnostics.

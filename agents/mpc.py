@@ -119,10 +119,14 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
             output = plan(policy, plan_key, *inputs[1:])
             return output.action, (key, output.state)
 
+        def unless_over(inputs: tuple[chex.PRNGKey, Any, chex.Array]):
+            idle = jnp.zeros(spec.action_size), inputs[:2]
+            return jax.lax.cond(jnp.isnan(inputs[2]).all(), lambda: idle, lambda: one(inputs))
+
         # planning for all episodes together would not stay in the cache of a CPU
         episodes = (*memory, observations)
         on_cpu = jax.default_backend() == "cpu"
-        return jax.lax.map(one, episodes) if on_cpu else jax.vmap(one)(episodes)
+        return jax.lax.map(unless_over, episodes) if on_cpu else jax.vmap(one)(episodes)
 
     return Agent(
         init=init,

@@ -12,8 +12,9 @@ from replay import Transition
 DEFAULT_FRAMES_PER_SECOND = 30.0  # of an environment that does not say; Gymnasium assumes the same
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""Observations [S, N, O] of S seeds and N episodes each to actions [S, N, A]. It may remember the
-observations before, so it is called once a step and serves only one `play`."""
+"""Observations [S, N, O] of S seeds and N episodes each to actions [S, N, A]; those of episodes that
+are over are NaN. It may remember the observations before, so it is called once a step and serves
+only one `play`."""
 
 Step = list[tuple[int, int, Transition]]
 """Indices of seed and episode and the transition, of every episode that was still going on."""
@@ -103,8 +104,8 @@ class Evaluator:
                 after, reward, terminated, truncated, _ = self._envs[k][n].step(action)
                 transition = Transition(before, action, reward, after, terminated, truncated)
                 step.append((k, n, transition))
-                observations[k, n] = after
                 running[k, n] = not (terminated or truncated)
+                observations[k, n] = after if running[k, n] else np.nan
             yield step
 
     def render(self, k: int, n: int) -> np.ndarray:

@@ -146,6 +146,32 @@ def test_episodes_planned_together_are_planned_as_one_after_the_other(known_mode
     np.testing.assert_allclose(others, plans, atol=1e-5)
 
 
+def test_no_plan_is_made_for_an_episode_that_is_over(known_model, monkeypatch):
+    planned = []
+    make_planner = mpc.make_planner
+
+    def counting(*arguments):
+        planner = make_planner(*arguments)
+
+        def plan(params, key, state, observation, *functions):
+            jax.debug.callback(lambda seen: planned.append(float(seen[0])), observation)
+            return planner.plan(params, key, state, observation, *functions)
+
+        return planner._replace(plan=plan)
+
+    monkeypatch.setattr(mpc, "make_planner", counting)
+    agent = mpc.make_agent(config(**CEM), spec())
+    policy = agent.policy(agent.init(jax.random.key(0)))
+    memory = agent.begin(policy, 3)
+    actions, after = jax.jit(agent.act)(policy, memory, jnp.float32([[0.0], [np.nan], [0.3]]))
+    jax.effects_barrier()
+    assert sorted(planned) == pytest.approx([0.0, 0.3])
+    np.testing.assert_allclose(actions[::2], [[0.5], [0.2]], atol=0.03)
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(memory)):
+        unchanged = [(data(a) == data(b)).all() for a, b in zip(new, old)]
+        assert unchanged == [False, True, False]
+
+
 def test_a_termination_cuts_the_imagined_return_unless_it_is_ignored(known_model):
     def far(observation, action, next_observation):
         return next_observation[..., 0] > 5.0

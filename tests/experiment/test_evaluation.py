@@ -60,6 +60,18 @@ def test_the_policy_sees_the_current_observations():
     assert len(np.unique(lengths)) > 3
 
 
+def test_the_policy_sees_no_observation_of_an_episode_that_is_over():
+    running = []
+
+    def act(observations):
+        assert (np.isnan(observations).any(-1) == np.isnan(observations).all(-1)).all()
+        running.append((~np.isnan(observations[0, :, 0])).sum())
+        return np.zeros((1, 8, 1), np.float32)
+
+    lengths = Evaluator("Draw-v0", [0], 8).run(act, position=0).lengths
+    assert running == [(lengths > time).sum() for time in range(lengths.max())]
+
+
 def test_episodes_depend_on_seed_and_position_alone():
     def lengths(seeds, position):
         evaluator = Evaluator("Draw-v0", seeds, 20)
