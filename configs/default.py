@@ -144,6 +144,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     )  # which member predicts what: "ts1", "tsinf", "expectation" or "per_member"
     planner.num_particles = placeholder(int)  # imagined trajectories per candidate
     planner.ignore_termination = placeholder(bool)  # rewards after a termination count too
+    planner.precision = placeholder(str)  # of the model's products in plans: "float32", "bfloat16"
 
     config.objective = objective = ml_collections.ConfigDict()  # value-aware model losses
     objective.critic = placeholder(str)  # "first", "min" or "mean" of them; "target": their min

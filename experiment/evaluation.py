@@ -12,9 +12,9 @@ from replay import Transition
 DEFAULT_FRAMES_PER_SECOND = 30.0  # of an environment that does not say; Gymnasium assumes the same
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""Observations [S, N, O] of S seeds and N episodes each to actions [S, N, A]; those of episodes that
-are over are NaN. It may remember the observations before, so it is called once a step and serves
-only one `play`."""
+"""Observations [S, N, O] of S seeds and N episodes each to actions [S, N, A]; the observation of an
+episode that is over is NaN. It may remember the observations before, so it is called once a step
+and serves only one `play`."""
 
 Step = list[tuple[int, int, Transition]]
 """Indices of seed and episode and the transition, of every episode that was still going on."""

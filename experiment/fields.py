@@ -57,7 +57,14 @@ FIT = tuple(
 )
 """Fields about fits to a replay, which one-step agents do not make."""
 
-EVERY_PLANNER = ("name", "horizon", "propagation", "num_particles", "ignore_termination")
+EVERY_PLANNER = (
+    "name",
+    "horizon",
+    "propagation",
+    "num_particles",
+    "ignore_termination",
+    "precision",
+)
 """Fields of the block `planner` that matter to all of them."""
 
 HYPERGRADIENT = ("omd.fresh_optimizer", "omd.fresh_critics")

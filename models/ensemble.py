@@ -130,7 +130,7 @@ class SeparateReward(nn.Module):
         return jnp.concatenate([half for pair in halves for half in pair], axis=-1)
 
 
-def _make_net(config: ConfigDict, spec: EnvSpec) -> nn.Module:
+def _make_net(config: ConfigDict, spec: EnvSpec, precision: str) -> nn.Module:
     hyper = config.model
     init = INITIALIZERS[hyper.initializer]
 
@@ -143,6 +143,7 @@ def _make_net(config: ConfigDict, spec: EnvSpec) -> nn.Module:
             kernel_init=init.hidden,
             head_init=scaled(init.head, hyper.head_scale),
             uniform_bias=init.uniform_bias,
+            precision=precision,
         )
 
     if hyper.separate_reward and hyper.learn_reward:
@@ -150,12 +151,19 @@ def _make_net(config: ConfigDict, spec: EnvSpec) -> nn.Module:
     return mlp(spec.observation_size + int(hyper.learn_reward))
 
 
-def make_ensemble(config: ConfigDict, spec: EnvSpec) -> Ensemble:
-    """Builds the ensemble of a resolved configuration (its `model` block)."""
+def make_ensemble(config: ConfigDict, spec: EnvSpec, precision: str = "float32") -> Ensemble:
+    """Builds the ensemble of a resolved configuration (its `model` block).
+
+    Args:
+      config: resolved.
+      spec: of the environment.
+      precision: of the factors of matrix products, a name of `models.mlp.PRODUCTS`; the parameters
+        do not depend on it.
+    """
     hyper = config.model
     input_size = spec.observation_size + spec.action_size
     target_size = spec.observation_size + int(hyper.learn_reward)
-    net = _make_net(config, spec)
+    net = _make_net(config, spec, precision)
 
     def init(key: chex.PRNGKey) -> chex.ArrayTree:
         lower, upper = INITIAL_LOG_VARIANCE_BOUNDS

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -9,6 +10,20 @@ import jax
 import jax.numpy as jnp
 
 glorot_uniform = nn.initializers.glorot_uniform()
+
+
+def in_bfloat16(left: chex.Array, right: chex.Array, dimensions: Any, **options: Any) -> chex.Array:
+    """Does what `jax.lax.dot_general` does, of factors rounded to bfloat16; sums are float32."""
+    del options
+    left, right = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
+    return jax.lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
+
+
+PRODUCTS: dict[str, Callable[..., chex.Array]] = {
+    "float32": jax.lax.dot_general,
+    "bfloat16": in_bfloat16,
+}
+"""Precision of the factors -> matrix products of a layer; parameters are float32 in any case."""
 
 
 class MLP(nn.Module):
@@ -22,6 +37,7 @@ class MLP(nn.Module):
     kernel_init: nn.initializers.Initializer = glorot_uniform
     head_init: nn.initializers.Initializer | None = None  # of the last layer; None: the same
     uniform_bias: bool = False  # biases are drawn within 1 / sqrt(fan_in), as PyTorch does; else 0
+    precision: str = "float32"  # a name of `PRODUCTS`
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
@@ -40,7 +56,13 @@ class MLP(nn.Module):
         bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
         if self.uniform_bias:
             bias_init = uniform_within(1.0 / math.sqrt(x.shape[-1]))
-        return nn.Dense(units, kernel_init=init, bias_init=bias_init, name=f"layer_{layer}")(x)
+        return nn.Dense(
+            units,
+            kernel_init=init,
+            bias_init=bias_init,
+            dot_general=PRODUCTS[self.precision],
+            name=f"layer_{layer}",
+        )(x)
 
 
 def uniform_within(bound: float) -> nn.initializers.Initializer:

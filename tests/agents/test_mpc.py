@@ -46,7 +46,7 @@ def moved_by_action(params, normalizers, observation, action):
 def known_model(monkeypatch):
     """The next state is the sum of state and action, whatever the parameters."""
 
-    def make(config, own_spec):
+    def make(config, own_spec, precision="float32"):
         members = config.model.num_members
         return Ensemble(
             init=lambda key: {"unused": jnp.zeros(members)},
@@ -144,6 +144,21 @@ def test_episodes_planned_together_are_planned_as_one_after_the_other(known_mode
     together, (_, others) = jax.jit(lambda *args: agent.act(*args))(*arguments)
     np.testing.assert_allclose(together, one_by_one, atol=1e-5)
     np.testing.assert_allclose(others, plans, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_is_that_of_plans_alone(precision):
+    agent = mpc.make_agent(config(planner__precision=precision), spec())
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    policy = jax.eval_shape(agent.policy, state)
+    memory = jax.eval_shape(lambda policy: agent.begin(policy, 2), policy)
+    programs = {
+        "step": jax.make_jaxpr(agent.step)(state, transition(0.0, 0.0), jnp.zeros(1)),
+        "act": jax.make_jaxpr(agent.act)(policy, memory, jnp.zeros((2, 1))),
+        "fit": jax.make_jaxpr(agent.refresh[0].run)(state),
+    }
+    rounded = {name for name, program in programs.items() if "bf16" in str(program)}
+    assert rounded == ({"step", "act"} if precision == "bfloat16" else set())
 
 
 def test_no_plan_is_made_for_an_episode_that_is_over(known_model, monkeypatch):

@@ -197,6 +197,7 @@ OTHER_PLANNER = {
     "planner.propagation": "ts1",
     "planner.num_particles": 2,
     "planner.ignore_termination": False,
+    "planner.precision": "bfloat16",
 }
 NEEDS |= {
     "planner.gamma": {"planner.name": "mppi"},

@@ -40,6 +40,23 @@ def test_the_network_is_numpys_forward_pass(depth, layer_norm):
     np.testing.assert_allclose(got, numpy_forward(params, x, depth, layer_norm), rtol=1e-4)
 
 
+def test_products_in_bfloat16_round_the_factors_and_nothing_else():
+    def rounded(x):
+        bits = np.asarray(x, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
+
+    params = MLP(4, 64, 1).init(jax.random.key(0), jnp.zeros(16))
+    x = jax.random.normal(jax.random.key(1), (32, 16))
+    own = jax.tree.map(np.asarray, params["params"])
+    hidden = rounded(x) @ rounded(own["layer_0"]["kernel"]) + own["layer_0"]["bias"]
+    expected = rounded(np.maximum(hidden, 0)) @ rounded(own["layer_1"]["kernel"])
+    found = MLP(4, 64, 1, precision="bfloat16").apply(params, x)
+    assert found.dtype == jnp.float32
+    # a sum that is rounded otherwise may round to the neighbour, 2^-8 of one of 64 terms
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found - MLP(4, 64, 1).apply(params, x)).max() > 2e-3
+
+
 def test_the_number_of_parameters_of_a_sac_policy_for_hopper():
     params = MLP(6, width=256, depth=2).init(jax.random.key(0), jnp.zeros(11))
     by_hand = (11 * 256 + 256) + (256 * 256 + 256) + (256 * 6 + 6)
