@@ -4,12 +4,15 @@
 
 `pets`: `configs/pets.py`, CEM with 5 elites of 7 members of 4x200, sampled, TS1, 20 particles, 350
 candidates, horizon 15, 5 iterations. `cs285`: `configs/cs285_mpc.py` on the cheetah, random
-shooting with 3 members of 2x250 tanh, each rolling out 1000 candidates alone, horizon 15. Product
-and plans are timed in turn and the best round of each counts, because shared machines are slow for
-seconds at a time; compare the fractions, not the times of different hours.
+shooting with 3 members of 2x250 tanh, each rolling out 1000 candidates alone, horizon 15. Each in
+both values of `planner.precision`, and beside it the matrix products of its networks alone, without
+activations, sampling, rewards and sorting. All are timed in turn and the best round of each counts,
+because shared machines are slow for seconds at a time; compare the fractions, not the times of
+different hours.
 """
 
 import importlib
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -33,39 +36,71 @@ class Case(NamedTuple):
     flops: float  # multiplications and additions of its matrix products
 
 
-def plan(config_file: str, env: str) -> Case:
+PLANS = {"pets": "cartpole-continuous-v0", "cs285_mpc": "cheetah-cs285-v0"}
+PRECISIONS = ("float32", "bfloat16")
+
+
+def plan(config: Any, spec: Any) -> Case:
     """The planner of a configuration, with an untrained ensemble, from an observation of zeros."""
     import jax
     import jax.numpy as jnp
 
-    import envs
     from agents import mpc
-    from experiment.configuration import resolve
 
-    config = resolve(importlib.import_module(f"configs.{config_file}").get_config(env))
-    spec = envs.spec(config.env)
     agent = mpc.make_agent(config, spec)
     state = agent.init(jax.random.key(0))
     policy, memory = agent.policy(state), agent.begin(agent.policy(state), 1)
     observation = jnp.zeros((1, spec.observation_size))
     act = jax.jit(agent.act)
-    return Case(
-        lambda: jax.block_until_ready(act(policy, memory, observation)), flops(config, spec)
-    )
+    flops = 2.0 * passes(config) * sum(a * b for a, b in layers(config, spec))
+    return Case(lambda: jax.block_until_ready(act(policy, memory, observation)), flops)
 
 
-def flops(config: Any, spec: Any) -> float:
-    """Multiplications and additions of one plan's passes through the ensemble."""
-    hyper, model = config.planner, config.model
-    rows = hyper.num_candidates * hyper.num_particles * hyper.horizon
-    if hyper.name != "random_shooting":
-        rows *= hyper.num_iterations
-    if hyper.propagation in ("per_member", "expectation"):
-        rows *= model.num_elites
-    inputs, width = spec.observation_size + spec.action_size, model.hidden_width
-    outputs = 2 * (spec.observation_size + model.learn_reward)  # mean and variance
-    hidden = (model.hidden_depth - 1) * width**2
-    return 2.0 * rows * (inputs * width + hidden + width * outputs)
+def products(config: Any, spec: Any) -> Case:
+    """The matrix products of such a plan, in the same blocks and order, and nothing else."""
+    import jax
+    import jax.numpy as jnp
+
+    from models.mlp import PRODUCTS
+    from planners.trajectories import blocks
+
+    times = config.planner.horizon * iterations(config)
+    rows = passes(config) // times  # of one step of all sequences
+    members, num_blocks = config.model.num_elites, blocks(rows)
+    weights = [jnp.ones((members, *shape)) for shape in layers(config, spec)]
+    x = jnp.ones((num_blocks, members, rows // (num_blocks * members), weights[0].shape[1]))
+    product = PRODUCTS[config.planner.precision]
+
+    def step(x: Any, _: None) -> tuple[Any, None]:
+        y = x
+        for weight in weights:
+            y = product(y, weight, (((2,), (1,)), ((0,), (0,))))
+        return x + 1e-9 * y[..., :1], None
+
+    run = jax.jit(lambda x: jax.lax.map(lambda x: jax.lax.scan(step, x, length=times)[0], x))
+    flops = 2.0 * x[..., 0].size * times * sum(a * b for a, b in layers(config, spec))
+    return Case(lambda: run(x).block_until_ready(), flops)
+
+
+def iterations(config: Any) -> int:
+    """Times that a plan draws sequences."""
+    return 1 if config.planner.name == "random_shooting" else config.planner.num_iterations
+
+
+def passes(config: Any) -> int:
+    """Rows that a plan sends through a network."""
+    hyper = config.planner
+    rows = hyper.num_candidates * hyper.num_particles * hyper.horizon * iterations(config)
+    everywhere = hyper.propagation in ("per_member", "expectation")
+    return rows * (config.model.num_elites if everywhere else 1)
+
+
+def layers(config: Any, spec: Any) -> list[tuple[int, int]]:
+    """Inputs and outputs of the layers of one network."""
+    outputs = 2 * (spec.observation_size + config.model.learn_reward)  # mean and variance
+    hidden = config.model.hidden_depth * [config.model.hidden_width]
+    sizes = [spec.observation_size + spec.action_size, *hidden, outputs]
+    return list(itertools.pairwise(sizes))
 
 
 def matmul() -> Case:
@@ -81,11 +116,17 @@ def matmul() -> Case:
 def main(argv: list[str]) -> None:
     """Prints a table."""
     del argv
-    cases = {
-        "matmul": matmul(),
-        "pets": plan("pets", "cartpole-continuous-v0"),
-        "cs285": plan("cs285_mpc", "cheetah-cs285-v0"),
-    }
+    import envs
+    from experiment.configuration import resolve
+
+    cases = {"matmul": matmul()}
+    for name, env in PLANS.items():
+        for precision in PRECISIONS:
+            config = importlib.import_module(f"configs.{name}").get_config(env)
+            config.planner.precision = precision
+            config, spec = resolve(config), envs.spec(env)
+            cases[f"{name}, {precision}"] = plan(config, spec)
+            cases[f"{name}, {precision}: products"] = products(config, spec)
     best = dict.fromkeys(cases, float("inf"))
     for case in cases.values():
         case.run()
@@ -95,12 +136,13 @@ def main(argv: list[str]) -> None:
             case.run()
             best[name] = min(best[name], time.perf_counter() - start)
     rates = {name: case.flops / best[name] / 1e9 for name, case in cases.items()}
-    print("| plan | ms | GFLOP | GFLOP/s | of the matmul rate |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    print("| what | ms | GFLOP | GFLOP/s | of the matmul rate | of its products' rate |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, case in cases.items():
-        share = rates[name] / rates["matmul"]
-        cells = f"{1e3 * best[name]:.1f}", f"{case.flops / 1e9:.1f}", f"{rates[name]:.0f}"
-        print(f"| {name} | {' | '.join(cells)} | {share:.2f} |")
+        cells = [f"{1e3 * best[name]:.1f}", f"{case.flops / 1e9:.1f}", f"{rates[name]:.0f}"]
+        cells.append(f"{rates[name] / rates['matmul']:.2f}")
+        cells.append(f"{rates[name] / rates.get(f'{name}: products', rates[name]):.2f}")
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

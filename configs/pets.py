@@ -43,7 +43,7 @@ def get_config(env: str = "cartpole-continuous-v0") -> ml_collections.ConfigDict
     config.initial_steps = config.epoch_length = 200
     config.eval_episodes = 1
     config.model.learn_reward = False
-    config.model.batch_size = 256
+    config.model.batch_size = 32  # the paper's; with 256 the first fits are 25 gradient steps
     config.model.bootstrap = True
     config.model.holdout_ratio = 0.0  # early stopping by the training rows, as there
     config.model.incumbent_competes = True
