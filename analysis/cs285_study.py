@@ -20,7 +20,7 @@ from experiment.seed_tables import STEP
 RETURNS_FILE = "returns.csv"
 RETURN, CLOCK = "eval/return", "wall_clock"
 _COLUMNS = ["run", "seed", "iteration", STEP, RETURN, CLOCK]
-_SHORT_CHEETAH = 1_500  # steps per iteration, of 5,000: planning takes 0.04 to 0.15 s a step
+_SHORT_CHEETAH = 1_000  # steps per iteration, of 5,000: planning takes 0.04 to 0.15 s a step
 _SHORT_ITERATIONS = 3  # on the reacher, of 15
 _CEM_ITERATIONS = 5  # of question 5
 

@@ -6,7 +6,7 @@
     python benchmarks/cs285_study.py --report-only --copy-to=results/cs285
 
 The same command continues: what is finished is skipped, what was interrupted resumes. Without
---full the cheetah has 1,500 environment steps per iteration of planning instead of 5,000, the
+--full the cheetah has 1,000 environment steps per iteration of planning instead of 5,000, the
 reacher 3 iterations instead of 15, the ablations fewer settings and initial steps, and plans are
 made with products of bfloat16. Figures, tables and `report.md` are in --out.
 """
