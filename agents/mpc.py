@@ -184,5 +184,5 @@ def _make_objective(config: ConfigDict, spec: EnvSpec, ensemble: Ensemble) -> Mo
     def absent(*arguments: Any) -> Any:
         raise AssertionError("checked with the configuration: the objective needs no policy")
 
-    parts = Parts(ensemble, spec, absent, absent, absent, absent, absent, absent)
+    parts = Parts(ensemble, spec, **dict.fromkeys(Parts._fields[2:], absent))
     return OBJECTIVES[config.model.objective](config, parts)

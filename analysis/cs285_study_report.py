@@ -55,11 +55,18 @@ _PUBLISHED_FITS: dict[str, tuple[float, float, float]] = {
 }
 
 
-def write_report(folder: Path, again: str) -> None:
+def has_all_fits(folder: Path) -> bool:
+    """Whether a folder has the tables of question 1, of all fits."""
+    path = folder / FITS_FILE
+    return path.exists() and set(_PUBLISHED_FITS) <= set(cs285_study.read(folder, FITS_FILE)["fit"])
+
+
+def write_report(folder: Path, sizes: str, again: str) -> None:
     """Draws the figures and writes `report.md` from the tables that are in a folder.
 
     Args:
       folder: of the study.
+      sizes: a sentence on how they compare with the homework's.
       again: the command that does it again.
 
     Raises:
@@ -70,7 +77,13 @@ def write_report(folder: Path, again: str) -> None:
     tables = [cs285_study.read(folder / FITS_FOLDER, name) for name in TABLES] if has_fits else []
     checks = [_check(returns, check) for check in CHECKS]
     checks += [_fit_check(row) for _, row in tables[0].iterrows()] if has_fits else []
-    sections = ["# CS285, homework 4", _setting(folder), "## Expectations", "\n".join(checks)]
+    sections = [
+        "# CS285, homework 4",
+        _setting(folder),
+        sizes,
+        "## Expectations",
+        "\n".join(checks),
+    ]
     if has_fits:
         fits, losses, predictions = tables
         save_figure(loss_curves(losses), folder, LOSSES_FIGURE, "The figure of the losses")
@@ -156,7 +169,8 @@ def _setting(folder: Path) -> str:
     times = cs285_study.read(folder, TIMES_FILE).groupby("part")["seconds"].sum()
     return (
         f"{counted(len(times), 'part')} took {time_taken(times.sum())} (h:mm:ss) one after the "
-        "other, start of the programs and compilation included. Iteration k is the k-th fit of the "
+        "other, start of the programs and compilation included, but not what a killed program had "
+        "done. Iteration k is the k-th fit of the "
         "model; its return is greedy, of episodes as long as the homework's. Published are the "
         "handout's expectation (2022) and the range of public solutions of 2022 and 2023; those "
         "of questions 3 and 4 are means of the last five of up to 20 iterations."
@@ -174,7 +188,7 @@ def _check(returns: pd.DataFrame, check: Check) -> str:
 def _fit_check(fit: pd.Series) -> str:
     """Says whether the last loss of a fit, a row of the table, is the published one."""
     name, loss = fit["fit"], fit["last_loss"]
-    published = _PUBLISHED_FITS[name][0]
+    published = _PUBLISHED_FITS.get(name, (np.nan,))[0]
     if np.isnan(published):
         return f"- nothing published: last loss of {name}."
     close = abs(loss / published - 1) <= LOSS_TOLERANCE

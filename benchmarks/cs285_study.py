@@ -5,10 +5,8 @@
     python benchmarks/cs285_study.py --questions=1,2     a part
     python benchmarks/cs285_study.py --report-only --copy-to=results/cs285
 
-The same command continues: what is finished is skipped, what was interrupted resumes. Without
---full the cheetah has 1,000 environment steps per iteration of planning instead of 5,000, the
-reacher 3 iterations instead of 15, the ablations fewer settings and initial steps, and plans are
-made with products of bfloat16. Figures, tables and `report.md` are in --out.
+The same command continues: what is finished is skipped, what was interrupted resumes. What there
+is less of without --full, the report says. Figures, tables and `report.md` are in --out.
 """
 
 import argparse
@@ -85,6 +83,8 @@ def questions(text: str) -> list[int]:
 def model_fits(out: Path) -> bool:
     """Does what is missing of question 1; returns whether it is all there."""
     folder = out / cs285_study_report.FITS_FOLDER
+    if cs285_study_report.has_all_fits(folder):
+        return True
     print(f"{folder.name}: ", end="", flush=True)
     script = Path(__file__).with_name("cs285_model_fits.py")
     problem = timed([str(script), f"--out={folder.resolve()}"], folder)
@@ -110,13 +110,19 @@ def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
 def timed(command: list[str], folder: Path) -> str:
     """Does what `logged` does, and adds how long it took to the table beside the folder."""
     start = time.monotonic()
-    problem = logged(command, folder)
+    try:
+        return logged(command, folder)
+    finally:
+        note_time(folder, time.monotonic() - start)
+
+
+def note_time(folder: Path, seconds: float) -> None:
+    """Adds a row to the table of times beside a folder."""
     path = folder.parent / cs285_study_report.TIMES_FILE
     with disk_problems_as_user_errors(path.parent, "The table of times"), open(path, "a") as table:
         if not table.tell():
             table.write("part,seconds\n")
-        table.write(f"{folder.name},{time.monotonic() - start:.1f}\n")
-    return problem
+        table.write(f"{folder.name},{seconds:.1f}\n")
 
 
 def outcome(folder: Path) -> str:
@@ -143,7 +149,8 @@ def report(runs: list[tuple[Point, Path]], options: argparse.Namespace) -> None:
     cs285_study.write(cs285_study.collect(finished), options.out)
     again = ["python", "benchmarks/cs285_study.py", f"--seeds={options.seeds}"]
     again += ["--full"] if options.full else []
-    cs285_study_report.write_report(options.out, shlex.join(again))
+    sizes = "The sizes are the homework's." if options.full else cs285_study.REDUCTIONS
+    cs285_study_report.write_report(options.out, sizes, shlex.join(again))
     print(f"Report on {len(finished)} of {len(runs)} runs: {options.out / 'report.md'}")
     if options.copy_to:
         copy(cs285_study_report.FILES, options.out, options.copy_to)

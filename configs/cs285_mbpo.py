@@ -57,9 +57,13 @@ def get_config(argument: str = "10") -> ml_collections.ConfigDict:
         cs285_mpc.set_fit(config, experiment)
         config.model.objective = "mse"
         config.update_from_flattened_dict(NETWORK)
-        # a start per step of an iteration, but for the few that members could not share equally
-        config.rollout.starts = experiment.steps - experiment.steps % config.model.num_members
+        config.rollout.starts = starts(experiment.steps, config.model.num_members)
         config.rollout.schedule = (0, 1, length, length)
         config.rollout.retain_steps = experiment.steps
         config.rollout.real_ratio = 1 / (1 + length)
     return config
+
+
+def starts(steps: int, members: int) -> int:
+    """Returns a start per step of an iteration, but for the few that members cannot share."""
+    return max(steps - steps % members, members)

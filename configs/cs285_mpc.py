@@ -11,8 +11,8 @@ iteration, plan by random shooting with the known reward. An epoch is an iterati
 is of the model that was fitted at the epoch's begin, so what the homework calls iteration k is the
 evaluation after k + 1 epochs, and the one before the first epoch is of an untrained model.
 
-Source: `hw4` of github.com/berkeleydeeprlcourse/homework_fall2022. It has the noise on in all
-questions, which its edition of 2023 has not; there it is off by default.
+Source: `hw4` of github.com/berkeleydeeprlcourse/homework_fall2022. Noise on the data is on in all
+its questions, and gone in the edition of 2023; here it is off unless `model.sl_noise` is set.
 """
 
 from typing import NamedTuple

@@ -82,8 +82,9 @@ def _compile(restored: Restored) -> _Programs:
     sample, value, temperature = internals.sample, internals.value, internals.temperature
     if sample is None or value is None or temperature is None:
         raise UserError(
-            f"{restored.config.algo} cannot be diagnosed: it does not show its policy and value. "
-            "Its agent has to set sample, value and temperature in `internals` (agents/base.py)."
+            f"{restored.config.algo} cannot be diagnosed: it has no policy and value to look at. "
+            "An agent of your own sets sample, value and temperature in `internals` "
+            "(agents/base.py)."
         )
 
     def values(state, observation, key):

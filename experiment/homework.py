@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from configs import cs285_mpc
+from configs import cs285_mbpo, cs285_mpc, planning
+from configs.cs285_mpc import Experiment as Sizes
 from errors import UserError
 from experiment import command_line
 
@@ -51,6 +52,8 @@ SAC = {
 }
 SAC_ONES = ("NUM_AGENT_TRAIN_STEPS", "NUM_CRITIC_UPDATES", "NUM_ACTOR_UPDATES")
 OTHERS = ("ENV_NAME", "EXP_NAME", "N_ITER", "EVAL_BATCH_SIZE", "ADD_SL_NOISE", "EXTRA_FLAGS")
+IGNORED = ("SAC_BATCH_SIZE", "MBPO_MPC_SAMPLING", *(f"MBPO_{name}" for name in PLANNER))
+"""Variables that the original takes, too, and that change nothing."""
 
 
 class Experiment(NamedTuple):
@@ -63,6 +66,9 @@ class Experiment(NamedTuple):
 def main() -> None:
     """Runs what the environment's variables ask for."""
     runs = Path(os.environ.get("RUNS_DIR") or "runs/hw4")
+    for name in IGNORED:
+        if os.environ.get(name):
+            print(f"{name} changes nothing, as in the homework's own script.", flush=True)
     for name, flags in experiments(os.environ):
         folder = runs / name
         command = ["train.py", *flags, f"--workdir={folder}"]
@@ -100,16 +106,16 @@ def _planning(given: Mapping[str, str]) -> list[str]:
         flags.append("--config.planner.name=cem")
     elif unused := [name for name in given if name.startswith("MB_CEM_")]:
         raise UserError(f"{unused[0]} needs MB_MPC_SAMPLING=cem.")
-    return flags + _common(given, "MB_", env, MODEL | PLANNER)
+    return flags + _common(given, "MB_", env, cs285_mpc.EXPERIMENTS[env], MODEL | PLANNER)
 
 
 def _mbpo(given: Mapping[str, str]) -> list[str]:
     env = _environment(given, "MBPO_ENV_NAME")
     length = _integer(given, "MBPO_ROLLOUT_LENGTH", 10, least=0)
     flags = [f"--config=configs/cs285_mbpo.py:{length},{env}"]
-    flags += _common(given, "MBPO_", env, MODEL)
-    if not length and _switch(given, "MBPO_ADD_SL_NOISE", False):
-        raise UserError("MBPO_ADD_SL_NOISE=1 needs a model: use MBPO_ROLLOUT_LENGTH=1 or more.")
+    usual = cs285_mpc.EXPERIMENTS[env]._replace(iterations=cs285_mbpo.ITERATIONS)
+    flags += _common(given, "MBPO_", env, usual, MODEL)
+    flags += _rollouts(given, usual) if length else _no_model(given)
     flags += [
         f"--config.{field}={given[f'SAC_{name}']}"
         for name, fields in SAC.items()
@@ -120,7 +126,7 @@ def _mbpo(given: Mapping[str, str]) -> list[str]:
         if given.get(f"SAC_{name}", "1") != "1":
             raise UserError(f"SAC_{name}={given[f'SAC_{name}']}: only 1 is supported; unset it.")
     if "SAC_N_ITER" in given:
-        steps = _integer(given, "MBPO_BATCH_SIZE", cs285_mpc.EXPERIMENTS[env].steps)
+        steps = _integer(given, "MBPO_BATCH_SIZE", usual.steps)
         updates = _integer(given, "SAC_N_ITER", steps)
         if updates % steps:
             raise UserError(
@@ -131,8 +137,31 @@ def _mbpo(given: Mapping[str, str]) -> list[str]:
     return flags
 
 
+def _rollouts(given: Mapping[str, str], usual: Sizes) -> list[str]:
+    """Returns the flags of rollouts where they follow from other variables."""
+    steps = _integer(given, "MBPO_BATCH_SIZE", usual.steps)
+    members = _integer(given, "MBPO_ENSEMBLE_SIZE", planning.MPC["model.num_members"])
+    if not given.keys() & {"MBPO_BATCH_SIZE", "MBPO_ENSEMBLE_SIZE"}:
+        return []
+    starts = cs285_mbpo.starts(steps, members)
+    return [f"--config.rollout.starts={starts}", f"--config.rollout.retain_steps={steps}"]
+
+
+def _no_model(given: Mapping[str, str]) -> list[str]:
+    """Refuses variables about a model."""
+    of_models = [name for name, fields in MODEL.items() if fields[0].startswith("model.")]
+    for name in ("ADD_SL_NOISE", *of_models):
+        if given.get(f"MBPO_{name}", "0") != "0":
+            raise UserError(f"MBPO_{name} needs a model: use MBPO_ROLLOUT_LENGTH=1 or more.")
+    return []
+
+
 def _common(
-    given: Mapping[str, str], prefix: str, env: str, fields: Mapping[str, tuple[str, ...]]
+    given: Mapping[str, str],
+    prefix: str,
+    env: str,
+    usual: Sizes,
+    fields: Mapping[str, tuple[str, ...]],
 ) -> list[str]:
     """Returns the flags of what both experiments have, `EXTRA_FLAGS` last."""
     values = {
@@ -141,7 +170,6 @@ def _common(
         if prefix + name in given
         for field in names
     }
-    usual = cs285_mpc.EXPERIMENTS[env]
     if given.keys() & {prefix + name for name in ("N_ITER", "BATCH_SIZE", "BATCH_SIZE_INITIAL")}:
         first = _integer(given, prefix + "BATCH_SIZE_INITIAL", usual.initial_steps)
         steps = _integer(given, prefix + "BATCH_SIZE", usual.steps)
@@ -163,13 +191,11 @@ def _refuse_unknown(given: Mapping[str, str]) -> None:
         "MBPO_": [*model, "ROLLOUT_LENGTH"],
         "SAC_": [*SAC, *SAC_ONES, "N_ITER"],
     }
-    if "SAC_BATCH_SIZE" in given:
-        raise UserError("SAC_BATCH_SIZE is read nowhere in the homework: use SAC_TRAIN_BATCH_SIZE.")
     for prefix, ends in known.items():
-        for name in given:
+        for name in given.keys() - set(IGNORED):
             if name.startswith(prefix) and name.removeprefix(prefix) not in ends:
                 raise UserError(
-                    f"{name} is unknown or has no effect here. Known are "
+                    f"{name} is unknown. Known are "
                     f"{', '.join(sorted(prefix + end for end in ends))}."
                 )
 

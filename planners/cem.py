@@ -1,7 +1,5 @@
 """The cross-entropy method: a Gaussian over action sequences, refitted to its best samples."""
 
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,26 +22,6 @@ SAMPLERS = {
     "truncated": gaussians.sample_truncated,
 }
 
-# Berkeley's CS 285, homework 4: every plan starts from uniformly random sequences.
-CS285: dict[str, Any] = {
-    "num_candidates": 1000,
-    "num_elites": 5,
-    "num_iterations": 4,
-    "smoothing": 1.0,
-    "sampler": "clipped",
-    "warm_start": False,
-}
-# Chua et al. 2018, with the numbers of its cartpole. Papers and code write the momentum the other
-# way round, as the weight alpha = 0.1 of the previous Gaussian: smoothing = 1 - alpha.
-PETS: dict[str, Any] = {
-    "num_candidates": 400,
-    "num_elites": 40,
-    "num_iterations": 5,
-    "smoothing": 0.9,
-    "sampler": "truncated",
-    "warm_start": True,
-}
-
 
 def cem(
     evaluate: Evaluate,
@@ -57,7 +35,7 @@ def cem(
     warm_start: bool,
     execute_best: bool = False,
 ) -> Planner:
-    """Builds the planner of the cross-entropy method; `CS285` and `PETS` are its two flavours.
+    """Builds the planner of the cross-entropy method; `configs/planning.py` has its two flavours.
 
     Each iteration draws candidates, takes the elites among them and moves mean and variance to
     theirs: mean <- smoothing * mean of elites + (1 - smoothing) * mean, the variance likewise.

@@ -109,7 +109,7 @@ def test_the_report_has_what_was_run(tmp_path):
     table = returns(q2_obstacles=[-31.0], q3_reacher=[-400.0, -290.0, -280.0])
     cs285_study.write(table, tmp_path)
     (tmp_path / "times.csv").write_text("part,seconds\nq2_obstacles,60.0\nq3_reacher,30.0\n")
-    cs285_study_report.write_report(tmp_path, "python benchmarks/cs285_study.py --seeds=1")
+    cs285_study_report.write_report(tmp_path, cs285_study.REDUCTIONS, "python benchmarks/x.py")
     text = (tmp_path / "report.md").read_text()
     assert "2 parts took 0:01:30" in text
     assert "- holds: Reacher: at least −300 within 3 iterations. Last returns: -280." in text
@@ -117,8 +117,11 @@ def test_the_report_has_what_was_run(tmp_path):
     assert "| random shooting | -400 | -280 | −300 to −250; solutions −271 to −261 |" in text
     assert "Question 5" not in text
     assert "Question 1" not in text
+    assert not cs285_study_report.has_all_fits(tmp_path / "model_fits")
     write_fits(tmp_path / "model_fits")
-    cs285_study_report.write_report(tmp_path, "again")
+    assert "1,000 environment steps per iteration instead of 5,000" in text
+    assert cs285_study_report.has_all_fits(tmp_path / "model_fits")
+    cs285_study_report.write_report(tmp_path, "The sizes are the homework's.", "again")
     text = (tmp_path / "report.md").read_text()
     assert "| cheetah, 1 x 32, 500 steps, noise | 0.1" in text
     assert "- **does not hold**: cheetah, 1 x 32, 500 steps, noise: last loss within 15%" in text

@@ -1,8 +1,10 @@
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import published
+from envs.registry import registered_ids
 
 COLUMNS = [
     "env_family",
@@ -25,6 +27,12 @@ def cell(**fields):
         table = table[table[name] == value]
     assert len(table) == 1
     return table.iloc[0]
+
+
+def test_every_row_is_of_an_environment_there_is():
+    there = {published.family(env) for env in [*registered_ids(), *gymnasium.registry]}
+    not_there = {"PETSPusher", "PETSReacher"}  # of MBRL-Lib
+    assert set(published.read()["env_family"]) <= there | not_there
 
 
 def test_every_row_has_what_makes_it_usable():

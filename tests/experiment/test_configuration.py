@@ -502,8 +502,18 @@ def test_rollout_lengths_of_the_homework_are_algorithms(length, agent):
     assert (config.agent, config.env, config.total_steps) == (agent, "cheetah-cs285-v0", 55_000)
     if agent == "mbpo":
         assert config.rollout.schedule[2:] == (int(length),) * 2
-        assert config.rollout.deterministic
-        assert config.model.hidden_width == 250
+        rollout, model = config.rollout, config.model
+        assert rollout.deterministic
+        assert rollout.real_ratio == pytest.approx({"1": 1 / 2, "10": 1 / 11}[length])
+        assert (rollout.starts, rollout.retain_steps) == (4_998, 5_000)
+        assert (model.hidden_width, model.hidden_depth, model.activation) == (250, 2, "tanh")
+        assert (model.num_members, model.max_gradient_steps, model.batch_size) == (3, 1_500, 512)
+        assert model.train_every == 5_000
+    sac = config.sac
+    assert (config.updates_per_step, config.initial_steps, config.discount) == (1, 5_000, 0.99)
+    assert (sac.batch_size, sac.hidden_width, sac.hidden_depth) == (256, 256, 2)
+    assert (sac.learning_rate, sac.initial_temperature) == (3e-4, 0.1)
+    assert sac.learn_temperature
 
 
 @pytest.mark.parametrize("env", [*pets.CONSTANTS, "InvertedPendulum-v5"])
@@ -524,6 +534,6 @@ def test_pets_is_configured_as_published(env):
         assert (model.learning_rate, model.train_every) == (rate, train_every)
         assert set(model.weight_decay) == {decay}
     assert (planner.smoothing, planner.num_iterations) == (0.9, 5)
-    assert (model.patience, model.max_epochs, model.batch_size) == (25, 25, 256)
-    assert model.hidden_depth == 4
+    assert (model.patience, model.max_epochs, model.hidden_depth) == (25, 25, 4)
+    assert model.batch_size == 32  # of Chua et al. 2018; mbrl-lib's is 256
     assert not config.rollout.deterministic

@@ -199,7 +199,7 @@ def test_terminations_that_the_function_never_sees_are_missed(linear):
 def test_an_agent_without_a_visible_policy_is_refused():
     run = linear_run()
     agent = run.agent._replace(internals=Internals())
-    with pytest.raises(UserError, match="mbpo cannot be diagnosed: it does not show its policy"):
+    with pytest.raises(UserError, match="mbpo cannot be diagnosed: it has no policy and value"):
         diagnosis.diagnose(run._replace(agent=agent), EPISODES, HORIZON)
 
 

@@ -98,6 +98,49 @@ def test_every_variable_of_sac_reaches_its_field():
     assert (sac.policy_update_every, sac.target_update_every) == (2, 4)
 
 
+def test_every_variable_of_mbpos_model_reaches_its_field():
+    ((name, flags),) = homework.experiments(
+        {
+            "RUN_MB": "0",
+            "MBPO_EXP_NAME": "mine",
+            "MBPO_N_ITER": "3",
+            "MBPO_BATCH_SIZE_INITIAL": "2000",
+            "MBPO_BATCH_SIZE": "401",
+            "MBPO_TRAIN_BATCH_SIZE": "64",
+            "MBPO_EVAL_BATCH_SIZE": "501",
+            "MBPO_LEARNING_RATE": "0.002",
+            "MBPO_N_LAYERS": "3",
+            "MBPO_HIDDEN_SIZE": "32",
+            "MBPO_NUM_AGENT_TRAIN_STEPS": "11",
+            "MBPO_ENSEMBLE_SIZE": "4",
+            "MBPO_SEED": "8",
+        }
+    )
+    config = resolved(flags)
+    model, rollout = config.model, config.rollout
+    assert (name, config.seed, config.eval_episodes) == ("mine", 8, 2)
+    assert (model.batch_size, model.learning_rate, model.max_gradient_steps) == (64, 0.002, 11)
+    assert (model.hidden_depth, model.hidden_width) == (3, 32)
+    assert (model.num_members, model.num_elites, model.train_every) == (4, 4, 401)
+    assert (config.initial_steps, config.epoch_length, config.total_steps) == (2000, 401, 3203)
+    assert (rollout.starts, rollout.retain_steps) == (400, 401)
+
+
+def test_mbpo_has_its_own_number_of_iterations():
+    variables = {"RUN_MB": "0", "MBPO_BATCH_SIZE": "1000"}
+    ((_, flags),) = homework.experiments(variables)
+    assert resolved(flags).total_steps == 5_000 + 10 * 1_000
+
+
+def test_what_the_original_ignores_changes_nothing(monkeypatch, capsys):
+    variables = {"SAC_BATCH_SIZE": "1500", "MBPO_MPC_HORIZON": "5", "MBPO_CEM_ALPHA": "1"}
+    assert homework.experiments(variables) == homework.experiments({})
+    monkeypatch.setattr(homework, "experiments", lambda variables: [])
+    monkeypatch.setenv("SAC_BATCH_SIZE", "1500")
+    homework.main()
+    assert capsys.readouterr().out.startswith("SAC_BATCH_SIZE changes nothing")
+
+
 def test_a_variable_without_value_is_none():
     assert homework.experiments({"RUN_MBPO": "", "MB_SEED": ""}) == homework.experiments({})
 
@@ -113,11 +156,11 @@ def test_a_variable_without_value_is_none():
         ({"MBPO_ROLLOUT_LENGTH": "ten"}, "MBPO_ROLLOUT_LENGTH=ten: use an integer of at least 0."),
         ({"MB_N_ITER": "0"}, "MB_N_ITER=0: use an integer of at least 1."),
         ({"SAC_TEMPERATURE": "1"}, "SAC_TEMPERATURE is unknown"),
-        ({"MBPO_MPC_HORIZON": "5"}, "MBPO_MPC_HORIZON is unknown or has no effect"),
-        ({"SAC_BATCH_SIZE": "64"}, "use SAC_TRAIN_BATCH_SIZE"),
+        ({"MB_ROLLOUT_LENGTH": "5"}, "MB_ROLLOUT_LENGTH is unknown"),
         ({"SAC_N_ITER": "200"}, "SAC_N_ITER=200: .* use a multiple of 5000"),
         ({"SAC_NUM_ACTOR_UPDATES": "2"}, "SAC_NUM_ACTOR_UPDATES=2: only 1 is supported"),
-        ({"MBPO_ROLLOUT_LENGTH": "0", "MBPO_ADD_SL_NOISE": "1"}, "needs a model"),
+        ({"MBPO_ROLLOUT_LENGTH": "0", "MBPO_ADD_SL_NOISE": "1"}, "MBPO_ADD_SL_NOISE needs a model"),
+        ({"MBPO_ROLLOUT_LENGTH": "0", "MBPO_N_LAYERS": "3"}, "MBPO_N_LAYERS needs a model"),
     ],
 )
 def test_a_mistake_is_reported_with_its_fix(variables, message):

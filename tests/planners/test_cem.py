@@ -8,9 +8,8 @@ import pytest
 from errors import UserError
 from planners import cem, search_space
 from planners import gaussian as gaussians
-from planners.cem import CS285, PETS
 from planners.gaussian import Elites, Gaussian
-from tests.planners.toy import SPACE, TARGET, Recorder, quadratic, returns_of, run
+from tests.planners.toy import CS285, PETS, SPACE, TARGET, Recorder, quadratic, returns_of, run
 
 UNIFORM_STD = np.sqrt(1 / 3)  # of U(-1, 1)
 

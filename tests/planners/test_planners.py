@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from planners import PLANNERS, search_space, trajectory_sampling
-from planners.cem import CS285, PETS
-from tests.planners.toy import SPACE, Recorder, returns_of, run
+from tests.planners.toy import CS285, PETS, SPACE, Recorder, returns_of, run
 
 SMALL = {"num_candidates": 64, "num_elites": 8, "num_iterations": 2}
 KINDS = {
@@ -24,7 +23,7 @@ every_planner = pytest.mark.parametrize("kind", list(KINDS))
 LOW, HIGH = np.float32([-1.0, -0.5]), np.float32([0.5, 1.0])
 BOX = search_space(horizon=3, action_size=2, low=LOW, high=HIGH)
 GOAL = jnp.array([0.6, -0.3])
-START = jnp.array([1.2, -0.6])  # from the goal's bounds, 6 full steps away in both directions
+START = jnp.array([1.2, -0.6])  # 6 and 3 full steps away from the goal
 SAMPLING = trajectory_sampling(propagation="per_member", num_members=2)
 EVERYTHING, NOTHING = 9.0, -9.0
 

@@ -11,6 +11,23 @@ from planners import search_space
 SPACE = search_space(horizon=3, action_size=2)
 TARGET = np.float32([[0.5, -0.25], [-0.75, 0.0], [0.25, 0.6]])  # within SPACE
 OBSERVATION = jnp.zeros(2)
+# The two flavours of CEM: Berkeley's CS 285, homework 4, and Chua et al. 2018.
+CS285 = {
+    "num_candidates": 1000,
+    "num_elites": 5,
+    "num_iterations": 4,
+    "smoothing": 1.0,
+    "sampler": "clipped",
+    "warm_start": False,
+}
+PETS = {
+    "num_candidates": 400,
+    "num_elites": 40,
+    "num_iterations": 5,
+    "smoothing": 0.9,
+    "sampler": "truncated",
+    "warm_start": True,
+}
 
 
 def quadratic(params, key, observation, actions, model_fn, reward_fn):
