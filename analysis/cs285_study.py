@@ -27,10 +27,10 @@ _CEM_ITERATIONS = 5  # of question 5
 REDUCTIONS = (
     f"Smaller than the homework, whose sizes `--full` has: the cheetah plans {_SHORT_CHEETAH:,} "
     f"environment steps per iteration instead of 5,000, for {_CEM_ITERATIONS} iterations instead "
-    f"of 20 in question 3; the reacher has {_SHORT_ITERATIONS} iterations instead of 15, in question 3 "
-    f"of {_SHORT_REACHER:,} steps instead of 5,000 and in question 4 after 5,000 random steps instead "
-    "of 20,000. Plans are made with products of "
-    "bfloat16. Questions 2 to 6 are without noise on the data, as in the edition of 2023."
+    f"of 20 in question 3; the reacher has {_SHORT_ITERATIONS} iterations instead of 15, in "
+    f"question 3 of {_SHORT_REACHER:,} steps instead of 5,000 and in question 4 after 5,000 random "
+    "steps instead of 20,000. Plans are made with products of bfloat16. Questions 2 to 6 are "
+    "without noise on the data, as in the edition of 2023."
 )
 
 
