@@ -121,7 +121,7 @@ def curves(returns: pd.DataFrame, panels: list[Panel]) -> Figure:
                 axes.plot(curve.index, curve, marker="o", markersize=4, linewidth=2, label=label)
         axes.set_title(f"Q{panel.question}. {panel.title}", fontsize=11)
         axes.set_xlabel("iteration")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         grid_only(axes)
         axes.legend(frameon=False, fontsize=8)
     figure.supylabel("return", fontsize=10)
