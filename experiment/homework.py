@@ -114,8 +114,11 @@ def _mbpo(given: Mapping[str, str]) -> list[str]:
     length = _integer(given, "MBPO_ROLLOUT_LENGTH", 10, least=0)
     flags = [f"--config=configs/cs285_mbpo.py:{length},{env}"]
     usual = cs285_mpc.EXPERIMENTS[env]._replace(iterations=cs285_mbpo.ITERATIONS)
+    if length:
+        flags += _rollouts(given, usual)
+    else:
+        _refuse_model(given)
     flags += _common(given, "MBPO_", env, usual, MODEL)
-    flags += _rollouts(given, usual) if length else _no_model(given)
     flags += [
         f"--config.{field}={given[f'SAC_{name}']}"
         for name, fields in SAC.items()
@@ -139,21 +142,20 @@ def _mbpo(given: Mapping[str, str]) -> list[str]:
 
 def _rollouts(given: Mapping[str, str], usual: Sizes) -> list[str]:
     """Returns the flags of rollouts where they follow from other variables."""
-    steps = _integer(given, "MBPO_BATCH_SIZE", usual.steps)
-    members = _integer(given, "MBPO_ENSEMBLE_SIZE", planning.MPC["model.num_members"])
     if not given.keys() & {"MBPO_BATCH_SIZE", "MBPO_ENSEMBLE_SIZE"}:
         return []
+    steps = _integer(given, "MBPO_BATCH_SIZE", usual.steps)
+    members = _integer(given, "MBPO_ENSEMBLE_SIZE", planning.MPC["model.num_members"])
     starts = cs285_mbpo.starts(steps, members)
     return [f"--config.rollout.starts={starts}", f"--config.rollout.retain_steps={steps}"]
 
 
-def _no_model(given: Mapping[str, str]) -> list[str]:
+def _refuse_model(given: Mapping[str, str]) -> None:
     """Refuses variables about a model."""
     of_models = [name for name, fields in MODEL.items() if fields[0].startswith("model.")]
     for name in ("ADD_SL_NOISE", *of_models):
         if given.get(f"MBPO_{name}", "0") != "0":
             raise UserError(f"MBPO_{name} needs a model: use MBPO_ROLLOUT_LENGTH=1 or more.")
-    return []
 
 
 def _common(
@@ -192,8 +194,9 @@ def _refuse_unknown(given: Mapping[str, str]) -> None:
         "SAC_": [*SAC, *SAC_ONES, "N_ITER"],
     }
     for prefix, ends in known.items():
-        for name in given.keys() - set(IGNORED):
-            if name.startswith(prefix) and name.removeprefix(prefix) not in ends:
+        for name in given:
+            own = name.startswith(prefix) and name not in IGNORED
+            if own and name.removeprefix(prefix) not in ends:
                 raise UserError(
                     f"{name} is unknown. Known are "
                     f"{', '.join(sorted(prefix + end for end in ends))}."

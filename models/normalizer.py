@@ -16,7 +16,7 @@ class Normalizer(NamedTuple):
 
     @property
     def constant(self) -> chex.Array:
-        """Which dimensions were constant, bool [D]: hardly a measured std is 1 to the last bit."""
+        """Which dimensions were constant, bool [D]: a measured std is hardly ever exactly 1."""
         return self.std == 1.0
 
     def normalize(self, x: chex.Array) -> chex.Array:
