@@ -54,8 +54,9 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     learner = make_fit(config, ensemble, _make_objective(config, spec, ensemble))
     training_data = make_training_data(config.model.sl_noise)
     planner = make_planner(config, spec)
-    imagined = make_ensemble(config, spec, config.planner.precision)
-    model_fn = make_model_fn(imagined, deterministic=config.rollout.deterministic)
+    deterministic = config.rollout.deterministic
+    imagined = make_ensemble(config, spec, config.planner.precision, means_only=deterministic)
+    model_fn = make_model_fn(imagined, deterministic=deterministic)
     reward_fn = None if config.model.learn_reward else spec.reward
 
     def plan(model: Any, key: chex.PRNGKey, state: Any, observation: chex.Array) -> PlanOutput:

@@ -5,11 +5,14 @@
     python benchmarks/cs285_study.py --questions=1,2     a part
     python benchmarks/cs285_study.py --report-only --copy-to=results/cs285
 
-The same command continues: what is finished is skipped, what was interrupted resumes. What there
-is less of without --full, the report says. Figures, tables and `report.md` are in --out.
+Every run has a core to itself, as many are under way as there are cores: that is faster than one
+after the other on all of them. The same command continues: what is finished is skipped, what was
+interrupted resumes. What there is less of without --full, the report says. Figures, tables and
+`report.md` are in --out.
 """
 
 import argparse
+import functools
 import shlex
 import sys
 import time
@@ -20,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from analysis import cs285_study, cs285_study_report  # noqa: E402
 from analysis.cs285_study import CLOCK, Point  # noqa: E402
-from benchmarks.running import copy, is_finished, logged  # noqa: E402
+from benchmarks.running import copy, is_finished, logged, on_own_cores  # noqa: E402
 from errors import UserError  # noqa: E402
 from experiment import command_line, metrics  # noqa: E402
 from experiment.files import disk_problems_as_user_errors  # noqa: E402
@@ -34,23 +37,24 @@ def main(argv: list[str]) -> None:
     options = parse(argv)
     points = cs285_study.points(options.full)
     runs = [(point, options.out / point.name) for point in points]
-    failed = False
+    problems: list[str] = []
     if not options.report_only:
-        failed = 1 in options.questions and not model_fits(options.out)
         asked = {
             name
             for panel in cs285_study.PANELS
             if panel.question in options.questions
             for name in panel.runs
         }
-        for point, folder in runs:
-            if point.name in asked:
-                print(f"{point.name}: ", end="", flush=True)
-                problem = run(point, folder.resolve(), options)
-                print(problem or outcome(folder), flush=True)
-                failed |= bool(problem)
+        tasks = [
+            functools.partial(run, point, folder.resolve(), options)
+            for point, folder in reversed(runs)  # the longest first
+            if point.name in asked
+        ]
+        if 1 in options.questions:
+            tasks.append(functools.partial(model_fits, options.out))
+        problems = on_own_cores(tasks)
     report(runs, options)
-    if failed:
+    if any(problems):
         raise SystemExit(1)
 
 
@@ -80,49 +84,50 @@ def questions(text: str) -> list[int]:
     return found
 
 
-def model_fits(out: Path) -> bool:
-    """Does what is missing of question 1; returns whether it is all there."""
+def model_fits(out: Path) -> str:
+    """Does what is missing of question 1; returns what went wrong, "" if nothing did."""
     folder = out / cs285_study_report.FITS_FOLDER
-    if cs285_study_report.has_all_fits(folder):
-        return True
-    print(f"{folder.name}: ", end="", flush=True)
-    script = Path(__file__).with_name("cs285_model_fits.py")
-    problem = timed([str(script), f"--out={folder.resolve()}"], folder)
-    print(problem or "done", flush=True)
-    return not problem
+    problem = ""
+    if not cs285_study_report.has_all_fits(folder):
+        script = Path(__file__).with_name("cs285_model_fits.py")
+        problem = timed([str(script), f"--out={folder.resolve()}"], folder)
+    print(f"{folder.name}: {problem or 'done'}", flush=True)
+    return problem
 
 
 def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
     """Runs train.py on a point that is not finished; returns what went wrong, "" if nothing did."""
-    if is_finished(folder, point.total_steps, options.seeds):
-        return ""
-    command = [
-        str(ROOT / "train.py"),
-        f"--config=configs/{point.config}",
-        *(f"--config.{name}={value}" for name, value in point.flags.items()),
-        f"--config.total_steps={point.total_steps}",
-        f"--config.num_seeds={options.seeds}",
-        f"--workdir={folder}",
-    ]
-    return timed(command, folder)
+    problem = ""
+    if not is_finished(folder, point.total_steps, options.seeds):
+        command = [
+            str(ROOT / "train.py"),
+            f"--config=configs/{point.config}",
+            *(f"--config.{name}={value}" for name, value in point.flags.items()),
+            f"--config.total_steps={point.total_steps}",
+            f"--config.num_seeds={options.seeds}",
+            f"--workdir={folder}",
+        ]
+        problem = timed(command, folder)
+    print(f"{point.name}: {problem or outcome(folder)}", flush=True)
+    return problem
 
 
 def timed(command: list[str], folder: Path) -> str:
     """Does what `logged` does, and adds how long it took to the table beside the folder."""
-    start = time.monotonic()
+    start = time.time()
     try:
         return logged(command, folder)
     finally:
-        note_time(folder, time.monotonic() - start)
+        note_time(folder, start, time.time())
 
 
-def note_time(folder: Path, seconds: float) -> None:
-    """Adds a row to the table of times beside a folder."""
+def note_time(folder: Path, start: float, end: float) -> None:
+    """Adds a row to the table of times beside a folder, in seconds since 1970."""
     path = folder.parent / cs285_study_report.TIMES_FILE
     with disk_problems_as_user_errors(path.parent, "The table of times"), open(path, "a") as table:
         if not table.tell():
-            table.write("part,seconds\n")
-        table.write(f"{folder.name},{seconds:.1f}\n")
+            table.write("part,start,end\n")
+        table.write(f"{folder.name},{start:.1f},{end:.1f}\n")
 
 
 def outcome(folder: Path) -> str:

@@ -185,6 +185,7 @@ def rollout() -> float:
     from models.fit import make_fit
     from models.objectives import OBJECTIVES
     from models.rollout import keep_all, make_rollout
+    from replay import WeightedTransition, buffer, example_transition
 
     config = _config(**{"rollout.starts": 100_000})
     parts = _parts(config)
@@ -196,7 +197,8 @@ def rollout() -> float:
     key = jax.random.key(0)
     actor, fitted = make_sac(config, parts.spec).init(key).policy, learner.init(key)
     replay = _random_replay(100_000, 100_000)
-    carry = [_random_replay(400_000, 0)]
+    item = WeightedTransition(example_transition(OBSERVATION, ACTION), jnp.ones(()))
+    carry = [buffer.init(400_000, item)]
 
     def run() -> None:
         length = jnp.asarray(1, jnp.int32)

@@ -35,6 +35,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     config.initial_steps = placeholder(int)  # uniformly random steps before learning starts
     config.epoch_length = placeholder(int)  # environment steps between evaluations
     config.eval_episodes = 10  # greedy episodes per seed and evaluation
+    config.eval_untrained = True  # evaluate before learning, too; planning makes it as dear as any
     config.updates_per_step = placeholder(int)  # policy gradient updates per environment step
     config.discount = 0.99
     config.replay_capacity = placeholder(int)  # transitions per seed; default total_steps

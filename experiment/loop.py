@@ -82,7 +82,7 @@ class Run:
         self._draw_curve = Throttle(lambda: run_report.draw_curve(workdir))
         self._collected: list[Collected] = []
         self.env_step = 0  # environment steps per seed so far
-        self._evaluations = 0  # the first is of the untrained policy
+        self._evaluations = 0
         self._best_return = -np.inf
         self._wall_clock = 0.0  # seconds of training up to the last checkpoint
         self._state = self._start()
@@ -103,7 +103,8 @@ class Run:
                 progress.advance(self.env_step)
                 learned = self.env_step - config.initial_steps
                 last = self.env_step == config.total_steps
-                if learned >= 0 and (learned % config.epoch_length == 0 or last):
+                due = learned % config.epoch_length == 0 and (learned or config.eval_untrained)
+                if learned >= 0 and (due or last):
                     self._end_epoch(progress, last)
         self._metrics.close()
         self._environments.close()
@@ -167,7 +168,9 @@ class Run:
         common = [name for name in rows[0] if all(name in row for row in rows)]
         mean_row = {name: float(np.mean([row[name] for row in rows])) for name in common}
         spread = float(evaluation.returns.mean(axis=1).std()) if len(rows) > 1 else None
-        progress.epoch(self._evaluations - 1, self.env_step, mean_row, lap, spread)
+        learned = max(self.env_step - self._config.initial_steps, 0)
+        epoch = -(-learned // self._config.epoch_length)
+        progress.epoch(epoch, self.env_step, mean_row, lap, spread)
 
     def _take_metrics(self) -> tuple[list[Row], list[list[Row]]]:
         """Returns the agent's metrics of the epoch and forgets them.

@@ -5,6 +5,7 @@ Every parameter has a leading member axis; members share nothing, so one member 
 restored or sliced out on its own.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -32,8 +33,19 @@ class Prediction(NamedTuple):
 
     def sample(self, key: chex.PRNGKey) -> chex.Array:
         """Draws targets [..., D]; reparameterised. Consumes `key`."""
-        noise = jax.random.normal(key, self.mean.shape)
-        return self.mean + jnp.exp(0.5 * self.log_variance) * noise
+        return self.mean + jnp.exp(0.5 * self.log_variance) * _noise(key, self.mean.shape)
+
+
+def _noise(key: chex.PRNGKey, shape: tuple[int, ...]) -> chex.Array:
+    """Draws standard normal numbers, every member of [M, B, D] its own. Consumes `key`."""
+    if len(shape) != 3:
+        return jax.random.normal(key, shape)
+    # On CPU a loop over members: XLA would else put the drawing into the computations that the
+    # sample ends up in, once into each, in loops as short as the last axis.
+    over_members = jax.lax.map if jax.default_backend() == "cpu" else jax.vmap
+    draw = functools.partial(jax.random.normal, shape=(shape[1] * shape[2],))
+    keys = jax.random.split(key, shape[0])
+    return over_members(draw, keys).reshape(shape)
 
 
 class Normalizers(NamedTuple):
@@ -118,25 +130,28 @@ INITIALIZERS: dict[str, Initializers] = {
 class SeparateReward(nn.Module):
     """Two networks: one for the first targets, one for the last, the reward.
 
-    Both give means, then log-variances; so does their combination.
+    Both give means, then log-variances unless there is only one `kind` of outputs; so does their
+    combination.
     """
 
     state: MLP
     reward: MLP
+    kinds: int
 
     def __call__(self, x: chex.Array) -> chex.Array:
-        """Maps x [..., I] to [..., 2D]."""
-        halves = zip(*(jnp.split(net(x), 2, axis=-1) for net in (self.state, self.reward)))
-        return jnp.concatenate([half for pair in halves for half in pair], axis=-1)
+        """Maps x [..., I] to [..., kinds D]."""
+        nets = (self.state, self.reward)
+        by_kind = zip(*(jnp.split(net(x), self.kinds, axis=-1) for net in nets))
+        return jnp.concatenate([part for parts in by_kind for part in parts], axis=-1)
 
 
-def _make_net(config: ConfigDict, spec: EnvSpec, precision: str) -> nn.Module:
+def _make_net(config: ConfigDict, spec: EnvSpec, precision: str, kinds: int) -> nn.Module:
     hyper = config.model
     init = INITIALIZERS[hyper.initializer]
 
     def mlp(targets: int) -> MLP:
         return MLP(
-            2 * targets,
+            kinds * targets,
             hyper.hidden_width,
             hyper.hidden_depth,
             activation=ACTIVATIONS[hyper.activation],
@@ -147,23 +162,33 @@ def _make_net(config: ConfigDict, spec: EnvSpec, precision: str) -> nn.Module:
         )
 
     if hyper.separate_reward and hyper.learn_reward:
-        return SeparateReward(mlp(spec.observation_size), mlp(1))
+        return SeparateReward(mlp(spec.observation_size), mlp(1), kinds)
     return mlp(spec.observation_size + int(hyper.learn_reward))
 
 
-def make_ensemble(config: ConfigDict, spec: EnvSpec, precision: str = "float32") -> Ensemble:
+def make_ensemble(
+    config: ConfigDict, spec: EnvSpec, precision: str = "float32", *, means_only: bool = False
+) -> Ensemble:
     """Builds the ensemble of a resolved configuration (its `model` block).
+
+    The parameters do not depend on the other arguments.
 
     Args:
       config: resolved.
       spec: of the environment.
-      precision: of the factors of matrix products, a name of `models.mlp.PRODUCTS`; the parameters
-        do not depend on it.
+      precision: of the factors of matrix products, a name of `models.mlp.PRODUCTS`.
+      means_only: predictions have no variance: what it would take is not computed.
     """
     hyper = config.model
     input_size = spec.observation_size + spec.action_size
     target_size = spec.observation_size + int(hyper.learn_reward)
-    net = _make_net(config, spec, precision)
+    net = _make_net(config, spec, precision, kinds=2)
+    mean_net = _make_net(config, spec, precision, kinds=1)
+    head = f"layer_{hyper.hidden_depth}"
+
+    def half_of_head(path: tuple, leaf: chex.Array) -> chex.Array:
+        in_head = any(entry.key == head for entry in path)
+        return leaf[..., : leaf.shape[-1] // 2] if in_head else leaf
 
     def init(key: chex.PRNGKey) -> chex.ArrayTree:
         lower, upper = INITIAL_LOG_VARIANCE_BOUNDS
@@ -176,15 +201,19 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec, precision: str = "float32")
 
     def predict(params, normalizers, observation, action) -> Prediction:
         inputs = normalizers.inputs.normalize(jnp.concatenate([observation, action], axis=-1))
-        mean, raw = jnp.split(jax.vmap(net.apply)(params["net"], inputs), 2, axis=-1)
-        lower, upper = params["log_variance_min"], params["log_variance_max"]
-        log_variance = soft_clamp(raw, lower[:, None], upper[:, None])
         scale = normalizers.targets
+        if means_only:
+            means = jax.tree_util.tree_map_with_path(half_of_head, params["net"])
+            mean = jax.vmap(mean_net.apply)(means, inputs)
+            log_variance = jnp.full_like(mean, -jnp.inf)
+        else:
+            mean, raw = jnp.split(jax.vmap(net.apply)(params["net"], inputs), 2, axis=-1)
+            lower, upper = params["log_variance_min"], params["log_variance_max"]
+            log_variance = soft_clamp(raw, lower[:, None], upper[:, None])
+            log_variance += 2.0 * jnp.log(scale.std[None, None])
         if hyper.freeze_constant:
             mean = jnp.where(scale.constant[None, None], 0.0, mean)
-        return Prediction(
-            scale.denormalize(mean), log_variance + 2.0 * jnp.log(scale.std[None, None])
-        )
+        return Prediction(scale.denormalize(mean), log_variance)
 
     def targets(transition: Transition) -> chex.Array:
         state = transition.next_observation

@@ -10,8 +10,9 @@ ensemble predicts a particle's next state (section 5 of the paper):
 
 With the first two a step of a particle costs the forward pass of one member, with the others that
 of all. Members are not drawn independently: the particles of each candidate are dealt out to them
-in turn, with `ts1` after shuffling at every step, with `tsinf` always in the same order. Their
-shares of a candidate differ by one particle at most, which makes candidates easier to compare.
+in turn, with `ts1` in an order that is drawn at every step for all candidates together, with
+`tsinf` always in the same. Their shares of a candidate differ by one particle at most, which makes
+candidates easier to compare.
 """
 
 from collections.abc import Callable
@@ -25,11 +26,11 @@ from envs.spec import RewardFn, TerminationFn
 from errors import UserError
 from planners.base import Evaluate, ModelFn
 
-CPU_BLOCK_ROWS = 2048  # rows simulated together on CPU, so that activations stay in cache
+CPU_BLOCK_ROWS = 8192  # rows simulated together on CPU: 1.1 times as fast as 2048 or all
 
 
 class Particles(NamedTuple):
-    """Imagined trajectories at one time. B particles are at each of the M members."""
+    """Imagined trajectories at one time. Each of the M members has places for B of them."""
 
     observation: chex.Array  # [M, B, O]
     candidate: chex.Array  # int32 [M, B]: whose actions it follows; out of range: padding
@@ -43,14 +44,13 @@ class Propagation(NamedTuple):
     Attributes:
       passes: `(num_members) ->` forward passes that a step of one particle costs.
       layout: `(num_candidates, num_particles, num_members) -> candidate int32 [M, B]`.
-      before: `(key, particles) -> particles`, before every step; consumes the key.
-      after: `(x [M, B, ...]) -> [M, B, ...]`, applied to what the members predict.
+      through: `(model_fn, num_particles) -> model_fn` for particles that keep their places, by
+        whichever members predict them.
     """
 
     passes: Callable[[int], int]
     layout: Callable[[int, int, int], chex.Array]
-    before: Callable[[chex.PRNGKey, Particles], Particles]
-    after: Callable[[chex.Array], chex.Array]
+    through: Callable[[ModelFn, int], ModelFn]
 
 
 def divided(num_candidates: int, num_particles: int, num_members: int) -> chex.Array:
@@ -66,38 +66,75 @@ def copied(num_candidates: int, num_particles: int, num_members: int) -> chex.Ar
     return jnp.broadcast_to(candidate, (num_members, candidate.size))
 
 
-def deal(key: chex.PRNGKey, particles: Particles) -> Particles:
-    """Shuffles the particles of each candidate and deals them out, to a random member first."""
-    members, share = particles.candidate.shape
-    candidate = particles.candidate.reshape(-1)
-    draws = jax.random.uniform(key, (candidate.size + 1,))
-    order = jnp.argsort(candidate + draws[1:])
-    order = jnp.roll(order, (members * draws[0]).astype(jnp.int32))
-    order = order.reshape(share, members).T
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[order], particles)
+def own_members(model_fn: ModelFn, num_particles: int) -> ModelFn:
+    """The member at whose places particles are predicts them."""
+    del num_particles
+    return model_fn
 
 
-def stay(key: chex.PRNGKey, particles: Particles) -> Particles:
-    """Leaves the particles at their members."""
-    del key
-    return particles
+def shuffled_members(model_fn: ModelFn, num_particles: int) -> ModelFn:
+    """Other members do at every call: the particles of a `divided` layout are dealt out anew."""
+
+    def predict(params, key, observation, action) -> tuple[chex.Array, chex.Array]:
+        deal_key, model_key = jax.random.split(key)
+        there, back = deal(deal_key, num_particles, *observation.shape[:2])
+        predicted = model_fn(params, model_key, reorder(observation, there), reorder(action, there))
+        return jax.tree.map(lambda x: reorder(x, back), predicted)
+
+    return predict
 
 
-def apart(x: chex.Array) -> chex.Array:
-    """Every member's prediction counts for its own particles."""
-    return x
+def mean_of_members(model_fn: ModelFn, num_particles: int) -> ModelFn:
+    """All members do, each for the same particles: their mean counts for all."""
+    del num_particles
+
+    def predict(*inputs) -> tuple[chex.Array, chex.Array]:
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x.mean(axis=0, keepdims=True), x.shape), model_fn(*inputs)
+        )
+
+    return predict
 
 
-def averaged(x: chex.Array) -> chex.Array:
-    """The members' mean prediction counts for all."""
-    return jnp.broadcast_to(x.mean(axis=0, keepdims=True), x.shape)
+def deal(
+    key: chex.PRNGKey, num_particles: int, num_members: int, share: int
+) -> tuple[chex.Array, chex.Array]:
+    """Draws an order in which particles are dealt out, and to which member first.
+
+    The order is one of the P particles of a candidate. It is that of all candidates: sorting random
+    numbers of all particles would take longer than a layer of a network.
+
+    Returns:
+      int32 [M * B] each: which particle comes to a place, and to which place a particle came.
+      Particles and places have the numbers of `reorder`.
+    """
+    order_key, first_key = jax.random.split(key)
+    order = jax.random.permutation(order_key, num_particles)
+    first = jax.random.randint(first_key, (), 0, num_members)
+    number = jnp.arange(num_members * share)
+    full = number.size // num_particles * num_particles  # the rest is padding
+
+    def within_candidates(order: chex.Array, number: chex.Array) -> chex.Array:
+        start = number - number % num_particles
+        return jnp.where(number < full, start + order[number % num_particles], number)
+
+    there = within_candidates(order, (number + first) % number.size)
+    back = (within_candidates(jnp.argsort(order), number) - first) % number.size
+    return there, back
+
+
+def reorder(x: chex.Array, order: chex.Array) -> chex.Array:
+    """Reorders particles [M, B, ...], numbered member after member within a share."""
+    members, share, *rest = x.shape
+    by_number = jnp.swapaxes(x, 0, 1).reshape(-1, *rest)
+    return jnp.swapaxes(by_number[order].reshape(share, members, *rest), 0, 1)
 
 
 PROPAGATIONS: dict[str, Propagation] = {
-    "ts1": Propagation(lambda members: 1, divided, deal, apart),
-    "tsinf": Propagation(lambda members: 1, divided, stay, apart),
-    "expectation": Propagation(lambda members: members, copied, stay, averaged),
-    "per_member": Propagation(lambda members: members, copied, stay, apart),
+    "ts1": Propagation(lambda members: 1, divided, shuffled_members),
+    "tsinf": Propagation(lambda members: 1, divided, own_members),
+    "expectation": Propagation(lambda members: members, copied, mean_of_members),
+    "per_member": Propagation(lambda members: members, copied, own_members),
 }
 
 
@@ -136,7 +173,7 @@ def trajectory_sampling(
         model_fn: ModelFn,
         reward_fn: RewardFn | None,
     ) -> chex.Array:
-        advance = make_step(how, model_fn, reward_fn, termination)
+        advance = make_step(how.through(model_fn, num_particles), reward_fn, termination)
 
         def block(inputs: tuple[chex.PRNGKey, chex.Array]) -> chex.Array:
             key, actions = inputs
@@ -165,7 +202,6 @@ def trajectory_sampling(
 
 
 def make_step(
-    how: Propagation,
     model_fn: ModelFn,
     reward_fn: RewardFn | None,
     termination: TerminationFn | None,
@@ -173,12 +209,9 @@ def make_step(
     """Builds `step(params, particles, key, action [N, A]) -> particles`; it consumes the key."""
 
     def step(params, particles: Particles, key, action: chex.Array) -> Particles:
-        before_key, model_key = jax.random.split(key)
-        particles = how.before(before_key, particles)
         observation = particles.observation
         own = action.at[particles.candidate].get(mode="clip")  # padding follows the last candidate
-        predicted, reward = model_fn(params, model_key, observation, own)
-        predicted, reward = how.after(predicted), how.after(reward)
+        predicted, reward = model_fn(params, key, observation, own)
         if reward_fn is not None:
             reward = reward_fn(observation, own, predicted)
         finite = jnp.isfinite(predicted).all(axis=-1) & jnp.isfinite(reward)

@@ -108,10 +108,12 @@ def write_fits(folder):
 def test_the_report_has_what_was_run(tmp_path):
     table = returns(q2_obstacles=[-31.0], q3_reacher=[-400.0, -290.0, -280.0])
     cs285_study.write(table, tmp_path)
-    (tmp_path / "times.csv").write_text("part,seconds\nq2_obstacles,60.0\nq3_reacher,30.0\n")
+    # 60 s, the last 20 of them beside 30 s of the other, and 50 s of the other after a pause
+    times = ["part,start,end", "q2_obstacles,0,60", "q3_reacher,40,70", "q3_reacher,100,150"]
+    (tmp_path / "times.csv").write_text("\n".join(times))
     cs285_study_report.write_report(tmp_path, cs285_study.REDUCTIONS, "python benchmarks/x.py")
     text = (tmp_path / "report.md").read_text()
-    assert "2 parts took 0:01:30" in text
+    assert "2 parts took 0:02:00" in text
     assert "- holds: Reacher: at least −300 within 3 iterations. Last returns: -280." in text
     assert "- not run: Cheetah, random shooting" in text
     assert "| random shooting | -400 | -280 | −300 to −250; solutions −271 to −261 |" in text
@@ -119,7 +121,7 @@ def test_the_report_has_what_was_run(tmp_path):
     assert "Question 1" not in text
     assert not cs285_study_report.has_all_fits(tmp_path / "model_fits")
     write_fits(tmp_path / "model_fits")
-    assert "1,000 environment steps per iteration instead of 5,000" in text
+    assert "800 environment steps per iteration instead of 5,000" in text
     assert cs285_study_report.has_all_fits(tmp_path / "model_fits")
     cs285_study_report.write_report(tmp_path, "The sizes are the homework's.", "again")
     text = (tmp_path / "report.md").read_text()

@@ -25,6 +25,7 @@ DRIVER_ONLY = {
     "num_seeds": "the axis that experiment.seeds adds",
     "epoch_length": "when to evaluate",
     "eval_episodes": "how to evaluate",
+    "eval_untrained": "when to evaluate",
     "checkpoint.every_epochs": "when to save",
     "logging.tensorboard": "where to write",
     "logging.wandb": "where to write",

@@ -7,7 +7,7 @@ import pytest
 
 from errors import UserError
 from planners import trajectories
-from planners.trajectories import Particles, trajectory_sampling
+from planners.trajectories import trajectory_sampling
 
 ONES = jnp.ones((1, 2, 1))  # one candidate: the action 1, twice
 START = jnp.ones(1)
@@ -73,43 +73,52 @@ def test_a_single_particle_mixes_members_too():
 
 
 def dealt(key, num_candidates, num_particles, num_members):
-    """Particles whose observations are their numbers, dealt out."""
+    """Numbers of the particles that come to each member's places, and where they come back to."""
     candidate = trajectories.divided(num_candidates, num_particles, num_members)
-    number = jnp.arange(candidate.size, dtype=jnp.float32).reshape(-1, num_members).T
-    particles = Particles(number[..., None], candidate, number >= 0, 10 * number)
-    return trajectories.deal(jax.random.key(key), particles)
+    number = jnp.arange(candidate.size).reshape(-1, num_members).T
+    there, back = trajectories.deal(key, num_particles, *candidate.shape)
+    moved = trajectories.reorder(number, there)
+    np.testing.assert_array_equal(trajectories.reorder(moved, back), number)
+    return np.asarray(moved)
 
 
 def test_a_hundred_rows_give_each_of_five_members_twenty():
-    for key in (0, 1):
-        particles = dealt(key, 5, 20, 5)
-        assert particles.candidate.shape == (5, 20)
-        numbers = particles.observation[..., 0]
+    first, second = (dealt(jax.random.key(key), 5, 20, 5) for key in (0, 1))
+    for numbers in (first, second):
+        assert numbers.shape == (5, 20)
         assert sorted(np.ravel(numbers)) == list(range(100))
-        # what belongs together stays together, and each candidate has 4 particles at each member
-        np.testing.assert_array_equal(particles.candidate, numbers // 20)
-        np.testing.assert_array_equal(particles.reward, 10 * numbers)
-        for row in np.asarray(particles.candidate):
+        for row in numbers // 20:  # each candidate has 4 particles at each member
             np.testing.assert_array_equal(np.bincount(row), 4)
-    assert (dealt(0, 5, 20, 5).observation != dealt(1, 5, 20, 5).observation).any()
+    assert (first != second).any()
 
 
-@pytest.mark.parametrize(("num_particles", "num_members"), [(3, 2), (1, 3)])
-def test_every_particle_is_equally_often_at_every_member(num_particles, num_members):
-    draws, num_candidates = 600, 2
-
-    def members_of(key):
-        candidate = trajectories.divided(num_candidates, num_particles, num_members)
-        number = jnp.arange(candidate.size).reshape(-1, num_members).T
-        particles = Particles(number[..., None], candidate, number >= 0, number)
-        order = trajectories.deal(key, particles).observation[..., 0]
-        return jnp.zeros(number.size, int).at[order].set(jnp.arange(num_members)[:, None])
-
-    at = np.asarray(jax.vmap(members_of)(jax.random.split(jax.random.key(0), draws)))
+@pytest.mark.parametrize("sizes", [(2, 3, 2), (2, 1, 3), (3, 5, 4), (1, 2, 5)])
+def test_every_particle_is_equally_often_at_every_member(sizes):
+    draws, num_members = 600, sizes[2]
+    at = []
+    for key in jax.random.split(jax.random.key(0), draws):
+        numbers = dealt(key, *sizes)
+        order = np.argsort(numbers, axis=None)
+        at.append(order // numbers.shape[1])
     chance = 1 / num_members
-    for particle in range(num_candidates * num_particles):
-        share = np.bincount(at[:, particle], minlength=num_members) / draws
-        assert np.abs(share - chance).max() < 4 * np.sqrt(chance * (1 - chance) / draws)
+    for places in np.transpose(at)[: sizes[0] * sizes[1]]:  # without padding
+        share = np.bincount(places, minlength=num_members) / draws
+        assert np.abs(share - chance).max() < 4.5 * np.sqrt(chance * (1 - chance) / draws)
+
+
+def test_particles_keep_their_places():
+    # each of three members adds its own number; whoever predicts, candidate and reward stay
+    def model_fn(params, key, observation, action):
+        del key
+        return observation + params[:, None, None], observation[..., 0] * 0
+
+    model = trajectories.PROPAGATIONS["ts1"].through(model_fn, 2)
+    observation = 100.0 * jnp.arange(12.0).reshape(3, 4, 1)
+    numbers = jnp.array([1.0, 2.0, 3.0])
+    moved, _ = model(numbers, jax.random.key(0), observation, observation)
+    added = moved - observation
+    assert sorted(np.ravel(added)) == [1.0] * 4 + [2.0] * 4 + [3.0] * 4
+    assert (added[:, :, 0] != numbers[:, None]).any()
 
 
 @pytest.mark.parametrize("propagation", ["ts1", "tsinf"])
@@ -135,8 +144,8 @@ def test_blocks_do_not_change_what_a_candidate_is_worth(monkeypatch, propagation
 
 
 def test_a_large_population_is_cut_into_equal_blocks():
-    blocks = trajectories.blocks(350 * 20)
-    assert trajectories.in_blocks(jnp.zeros((350, 15, 1)), blocks).shape == (4, 88, 15, 1)
+    blocks = trajectories.blocks(1000 * 30)
+    assert trajectories.in_blocks(jnp.zeros((1000, 15, 1)), blocks).shape == (4, 250, 15, 1)
 
 
 def count(params, key, observation, action):
