@@ -1,6 +1,6 @@
 """What planning one action costs, beside this machine's own matmul rate.
 
-    python benchmarks/planning.py [--rounds=20]
+    python benchmarks/planning.py [--rounds=20] [--mbrl_lib=mbrl/bin/python]
 
 `pets`: `configs/pets.py`, CEM with 5 elites of 7 members of 4x200, sampled, TS1, 20 particles, 350
 candidates, horizon 15, 5 iterations. `cs285`: `configs/cs285_mpc.py` on the cheetah, random
@@ -8,11 +8,13 @@ shooting with 3 members of 2x250 tanh, each rolling out 1000 candidates alone, h
 both values of `planner.precision`, and beside it the matrix products of its networks alone, without
 activations, sampling, rewards and sorting. All are timed in turn and the best round of each counts,
 because shared machines are slow for seconds at a time; compare the fractions, not the times of
-different hours.
+different hours. With --mbrl_lib the same plan of PETS by MBRL-Lib on PyTorch is timed before and
+after, see `mbrl_lib_planning.py`.
 """
 
 import importlib
 import itertools
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from absl import app, flags  # noqa: E402
 
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Times that everything is measured in turn.")
+_MBRL_LIB = flags.DEFINE_string("mbrl_lib", "", "Python of an environment with MBRL-Lib.")
 
 MATMUL = 2048  # rows and columns of a square product
 
@@ -113,9 +116,19 @@ def matmul() -> Case:
     return Case(lambda: product(x).block_until_ready(), 2 * MATMUL**3)
 
 
+def mbrl_lib(python: str, rounds: int) -> float:
+    """Returns the milliseconds of MBRL-Lib's fastest plan."""
+    script = Path(__file__).with_name("mbrl_lib_planning.py")
+    command = [python, "-W", "ignore", str(script), str(rounds)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
 def main(argv: list[str]) -> None:
     """Prints a table."""
     del argv
+    peer, peer_rounds = [], -(-_ROUNDS.value // 2)
+    if _MBRL_LIB.value:
+        peer.append(mbrl_lib(_MBRL_LIB.value, peer_rounds))
     import envs
     from experiment.configuration import resolve
 
@@ -135,6 +148,8 @@ def main(argv: list[str]) -> None:
             start = time.perf_counter()
             case.run()
             best[name] = min(best[name], time.perf_counter() - start)
+    if _MBRL_LIB.value:
+        peer.append(mbrl_lib(_MBRL_LIB.value, peer_rounds))
     rates = {name: case.flops / best[name] / 1e9 for name, case in cases.items()}
     print("| what | ms | GFLOP | GFLOP/s | of the matmul rate | of its products' rate |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
@@ -143,6 +158,9 @@ def main(argv: list[str]) -> None:
         cells.append(f"{rates[name] / rates['matmul']:.2f}")
         cells.append(f"{rates[name] / rates.get(f'{name}: products', rates[name]):.2f}")
         print(f"| {name} | {' | '.join(cells)} |")
+    if peer:
+        ratio = min(peer) / (1e3 * best["pets, float32"])
+        print(f"MBRL-Lib's plan of PETS: {min(peer):.0f} ms, {ratio:.2f} times as long")
 
 
 if __name__ == "__main__":

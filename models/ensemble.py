@@ -5,7 +5,6 @@ Every parameter has a leading member axis; members share nothing, so one member 
 restored or sliced out on its own.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -40,12 +39,16 @@ def _noise(key: chex.PRNGKey, shape: tuple[int, ...]) -> chex.Array:
     """Draws standard normal numbers, every member of [M, B, D] its own. Consumes `key`."""
     if len(shape) != 3:
         return jax.random.normal(key, shape)
+
+    def draw(key: chex.PRNGKey) -> chex.Array:
+        return jax.random.normal(key, (shape[1] * shape[2],))
+
+    keys = jax.random.split(key, shape[0])
     # On CPU a loop over members: XLA would else put the drawing into the computations that the
     # sample ends up in, once into each, in loops as short as the last axis.
-    over_members = jax.lax.map if jax.default_backend() == "cpu" else jax.vmap
-    draw = functools.partial(jax.random.normal, shape=(shape[1] * shape[2],))
-    keys = jax.random.split(key, shape[0])
-    return over_members(draw, keys).reshape(shape)
+    on_cpu = jax.default_backend() == "cpu"
+    noise = jax.lax.map(draw, keys) if on_cpu else jax.vmap(draw)(keys)
+    return noise.reshape(shape)
 
 
 class Normalizers(NamedTuple):

@@ -222,6 +222,13 @@ def test_a_last_epoch_that_is_complete_is_written_once(run):
     assert tables[5]["env_step"].tolist() == [10, 18, 26]
 
 
+def test_the_evaluation_before_learning_can_be_left_out(run):
+    _, tables = run(settings(eval_untrained=False))
+    assert tables[5]["env_step"].tolist() == STEPS[1:]
+    np.testing.assert_array_equal(tables[5]["policy/loss"], [4.5, 12.5, 20.5, 26.0])
+    np.testing.assert_array_equal(tables[5]["eval/return"], 15.0)
+
+
 class Interrupting(tiny.Clock):
     """Raises KeyboardInterrupt in one step of the process."""
 

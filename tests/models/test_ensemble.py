@@ -370,6 +370,45 @@ def test_samples_have_the_predicted_mean_and_deviation():
     assert np.abs(correlation).max() < 4.0 / np.sqrt(rows)
 
 
+def test_members_draw_independently_and_alike_on_every_backend(monkeypatch):
+    zeros = jnp.zeros((3, 4_000, 2))
+    prediction = Prediction(zeros, zeros)
+    drawn = np.asarray(prediction.sample(jax.random.key(0)))
+    assert (np.abs(drawn.mean(axis=1)) < 4.0 / np.sqrt(4_000)).all()
+    np.testing.assert_allclose(drawn.std(axis=1), 1.0, rtol=4.0 / np.sqrt(8_000))
+    columns = np.swapaxes(drawn, 0, 1).reshape(4_000, 6)
+    correlation = np.corrcoef(columns, rowvar=False) - np.eye(6)
+    assert np.abs(correlation).max() < 4.5 / np.sqrt(4_000)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_array_equal(prediction.sample(jax.random.key(0)), drawn)
+
+
+@pytest.mark.parametrize("options", [{}, {"separate_reward": True}, {"normalize_targets": True}])
+def test_means_are_the_same_without_variances(options):
+    ensemble = toy_ensemble(**options)
+    params = random_params(ensemble)
+    rng = np.random.default_rng(0)
+    inputs = [jnp.float32(rng.normal(size=(3, 5, size))) for size in (2, 1)]
+    scale = Normalizer(jnp.float32([0.1, 0.2, 0.3]), jnp.float32([2.0, 3.0, 0.5]))
+    normalizers = identities(ensemble)._replace(targets=scale)
+    small = {"num_members": 3, "num_elites": 2, "hidden_width": 4, "hidden_depth": 2}
+    config = config_for(**(small | options))
+    bare = make_ensemble(config, toy_spec(), means_only=True)
+    got = bare.predict(params, normalizers, *inputs)
+    expected = ensemble.predict(params, normalizers, *inputs).mean
+    np.testing.assert_allclose(got.mean, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(got.sample(jax.random.key(0)), got.mean)
+
+    def products(ensemble):  # widths of the results of all matrix products
+        text = str(jax.make_jaxpr(ensemble.predict)(params, normalizers, *inputs))
+        return sum(int(line.split(",")[2].split("]")[0]) for line in dots(text))
+
+    def dots(text):
+        return [line.split("f32[")[1] for line in text.splitlines() if "= dot_general" in line]
+
+    assert products(ensemble) - products(bare) == 3  # the targets
+
+
 @pytest.mark.parametrize("freeze", [True, False])
 def test_targets_that_never_varied_are_predicted_to_be_what_they_were(freeze):
     ensemble = toy_ensemble(normalize_targets=True, freeze_constant=freeze)
