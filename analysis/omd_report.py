@@ -16,6 +16,7 @@ RESIDUAL, FAILED, AGREEMENT = "omd/cg_residual", "omd/cg_failed", "omd/cosine_id
 TRAINING_RESIDUAL = "model/hessian_residual"  # per epoch, where the inverse is not the identity
 SMALL = 0.1  # relative lengths that count as nearly zero; this and the cosines are our choice
 ALONG, ACROSS = 0.9, 0.5  # cosines from which directions are nearly the same, and have in common
+NOTHING = 1.0  # residual of the solution 0
 _INVERSES = {
     "cg": "conjugate gradients",
     "neumann": "a Neumann series",
@@ -37,10 +38,26 @@ def section(workdir: Path, epochs: Tables, config: dict[str, Any]) -> str:
     tables = metrics.read_refreshes(workdir)
     paragraphs = [_training(epochs, config)]
     if any(FAILED in table for table in tables.values()):
+        tables = _of_learned(tables, config)
         rows = _pooled(tables, FAILED)
-        paragraphs += [_used(config), _solver(rows), _directions(tables, rows), _table(tables)]
+        paragraphs += (
+            [_used(config), _solver(rows), _directions(tables), _agreement(rows), _table(tables)]
+            if len(rows)
+            else [
+                "Every diagnosis was made before learning began: a lower "
+                "--config.omd.diagnose_every makes more."
+            ]
+        )
     text = "\n\n".join(filter(None, paragraphs))
     return f"## Hypergradients\n\n{text}" if text else ""
+
+
+def _of_learned(tables: Tables, config: dict[str, Any]) -> Tables:
+    """Leaves out the diagnosis that one-step agents make of untrained networks."""
+    if config.get("agent") != "dyna":
+        return tables
+    untrained = config["initial_steps"] + 1
+    return {seed: table[table["env_step"] != untrained] for seed, table in tables.items()}
 
 
 def _used(config: dict[str, Any]) -> str:
@@ -97,10 +114,10 @@ def _solver(rows: pd.DataFrame) -> str:
     )
 
 
-def _directions(tables: Tables, rows: pd.DataFrame) -> str:
+def _directions(tables: Tables) -> str:
     """Says how far the critics are from optimal in the model, and which way it moves them."""
-    inner, alignment, agreement = (
-        first_and_last_quarter(tables, name, np.median)[1] for name in (INNER, ALIGNMENT, AGREEMENT)
+    inner, alignment = (
+        first_and_last_quarter(tables, name, np.median)[1] for name in (INNER, ALIGNMENT)
     )
     if inner < SMALL:
         optimal = "by that measure these nearly are"
@@ -108,17 +125,31 @@ def _directions(tables: Tables, rows: pd.DataFrame) -> str:
         optimal = (
             "these are not, so that a hypergradient is rather that of one more small step of theirs"
         )
-    solved = rows[rows[FAILED] < 0.5]
-    where_solved = ""
-    if 0 < len(solved) < len(rows):
-        cosine = number(solved[AGREEMENT].median())
-        where_solved = f" ({cosine} over the {len(solved):,} that converged, of the whole run)"
     return (
         "In the last quarter of the diagnoses (medians) the gradient of the critics' loss in the "
         f"model was {number(inner)} times as long as that on real transitions: the theorem asks "
         f"for 0, critics that are optimal in the model; {optimal}. The two had a cosine of "
-        f"{number(alignment)}: the model moves the critics {_way(alignment)}. The hypergradients "
-        f"by identity and by conjugate gradients had a cosine of {number(agreement)}{where_solved}."
+        f"{number(alignment)}: the model moves the critics {_way(alignment)}."
+    )
+
+
+def _agreement(rows: pd.DataFrame) -> str:
+    """Says how alike both hypergradients are, of the whole run: single cosines scatter widely."""
+    better = rows[rows[RESIDUAL] < NOTHING]
+    if better.empty:
+        return (
+            "No diagnosis had a residual below that of the solution 0, so conjugate gradients say "
+            "nothing about the identity."
+        )
+    low, median, high = (number(x) for x in better[AGREEMENT].quantile([0.25, 0.5, 0.75]))
+    solved = int((better[FAILED] < 0.5).sum())
+    worse = len(rows) - len(better)
+    return (
+        "The hypergradients by identity and by conjugate gradients had a cosine of "
+        f"**{median}** (median; quartiles {low} and {high}) over the {len(better):,} of "
+        f"{len(rows):,} diagnoses in which conjugate gradients left less than the solution 0 does; "
+        f"in {solved:,} they converged"
+        + (f", in {worse:,} they were worse than no solution." if worse else ".")
     )
 
 
@@ -135,7 +166,7 @@ def _way(cosine: float) -> str:
 def _table(tables: Tables) -> str:
     rows = [
         [name, *(f"{value:.4g}" for value in first_and_last_quarter(tables, name, np.median))]
-        for name in (INNER, ALIGNMENT, AGREEMENT, RESIDUAL)
+        for name in (INNER, ALIGNMENT, RESIDUAL)
     ]
     header = ["median over seeds and diagnoses", "first quarter", "last quarter"]
     return markdown_table(header, rows)

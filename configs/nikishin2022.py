@@ -41,7 +41,7 @@ CONTINUOUS: Constants = {
     "model.separate_reward": False,
     "omd.fresh_optimizer": False,
     "omd.fresh_batch": False,
-    "omd.diagnose_every": 20_000,  # ours; conjugate gradients on large critics take seconds
+    "omd.diagnose_every": 5_000,  # ours; conjugate gradients on large critics take seconds
 }
 """HalfCheetah, with soft actor-critic."""
 

@@ -104,7 +104,7 @@ def uses(config: ConfigDict, name: str) -> bool:
         own = PLANNER_FIELDS.get(config.planner.name or "", ())
         return agent == "mpc" and name.removeprefix("planner.") in (*EVERY_PLANNER, *own)
     if name == "rollout.deterministic":
-        return agent in ("mbpo", "mpc")
+        return agent in ("mbpo", "mpc", "dyna")
     if name in ("updates_per_step", "discount") or name.startswith("sac."):
         return agent != "mpc"
     if name in HYPERGRADIENT:

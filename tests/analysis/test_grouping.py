@@ -53,6 +53,13 @@ def test_a_sweep_is_called_by_its_field(make_run):
     assert labels(*folders) == ["model.hidden_width=64", "model.hidden_width=200"]
 
 
+def test_sampled_models_of_one_step_agents_are_another_experiment(make_run):
+    one_step = {"algo": "omd", "agent": "dyna", "model.objective": "omd"}
+    a = make_run("a", {0: [1.0]}, **one_step, **{"rollout.deterministic": True})
+    b = make_run("b", {1: [1.0]}, **one_step, **{"rollout.deterministic": False})
+    assert len(labels(a, b)) == 2
+
+
 def test_a_field_that_means_nothing_to_the_algorithm_makes_no_difference(make_run):
     a = make_run("a", {0: [1.0]}, algo="sac", **{"model.hidden_width": 1})
     b = make_run("b", {1: [1.0]}, algo="sac", **{"model.hidden_width": 2})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.ensemble import Prediction
+from models.normalizer import Normalizer
 from models.objectives import OBJECTIVES
 from replay import Transition
 from tests.models.value_toy import (
@@ -60,6 +61,22 @@ def test_the_worked_row(objective, expected, weight):
     params = {"log_variance_min": zeros, "log_variance_max": zeros}
     value = made.loss(params, (), row, context(), jax.random.key(0))[0]
     assert value == pytest.approx(weight * expected + 0.09, rel=1e-5)
+
+
+def test_the_worked_row_of_the_squared_error():
+    made, _, _ = build("mse", {"predict": lambda *_: Prediction(mean, jnp.zeros_like(mean))})
+    mean = jnp.array([[[0.5, 1.5, 0.5]]])
+    zeros = jnp.zeros((1, 1))
+    row = Transition(
+        jnp.zeros((1, 1, 2)), zeros[..., None], zeros + 0.2, jnp.ones((1, 1, 2)), zeros, zeros
+    )
+    # errors of the change -0.5 and 0.5, of the reward 0.3; in units of 2, 0.5 and 1
+    known = context()
+    assert loss(made, {}, (), row) == pytest.approx((0.25 + 0.25 + 0.09) / 3, rel=1e-6)
+    scale = Normalizer(jnp.zeros(3), jnp.array([2.0, 0.5, 1.0]))
+    known = known.replace(normalizers=known.normalizers._replace(targets=scale))
+    value = made.loss({}, (), row, known, jax.random.key(0))[0]
+    assert value == pytest.approx((0.0625 + 1.0 + 0.09) / 3, rel=1e-6)
 
 
 # --- invariances ---------------------------------------------------------------------------------

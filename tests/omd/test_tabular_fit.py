@@ -103,6 +103,21 @@ def test_the_hypergradient_of_the_bellman_error(mdp, model):
         [[0.0918293816101774, 0.0018656170409834], [-0.0962678096540031, 0.0236174180979592]],
         1e-9,
     )
+    close(logits.sum(axis=-1), 0.0, 1e-15)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_model_with_the_optimal_q_is_stationary(mdp, seed):
+    logits = 3 * jax.random.normal(jax.random.key(seed), (2, 2, 2))
+    q = optimal(mdp)
+    reward = tabular.equivalent_reward(mdp, jax.nn.softmax(logits), q)
+    gradient = tabular_fit.omd_gradient(mdp, partial(tabular.bellman_error, mdp), implicit.exact())
+    slope, found = gradient(Model(ALPHA * logits, reward), jnp.zeros((2, 2)), jnp.int32(0))
+    close(found, [[0.16363807, 0.06282009], [1.89091046, 0.66282009]], 1e-8)
+    assert tabular.expected_return(mdp, found) == pytest.approx(1.0272550903, abs=1e-9)
+    assert tabular.bellman_error(mdp, found) < 1e-18
+    close(ALPHA * slope.logits, jnp.zeros((2, 2, 2)), 1e-10)
+    close(slope.reward, jnp.zeros((2, 2)), 1e-10)
 
 
 def test_the_gradient_of_the_likelihood(mdp, model):
@@ -254,7 +269,7 @@ def test_omd_under_no_norm_and_under_a_little(mdp, omd):
 
 def test_likelihood_finds_the_mdp_as_soon_as_it_fits(mdp):
     sweep = tabular_fit.make_sweep(mdp, tabular_fit.mle_gradient(mdp))
-    fit = sweep(starts(mdp, [1, 2]), jnp.array([5.0, 6.0]), 2000)
+    fit = sweep(starts(mdp, [1, 2]), jnp.array([4.9, 6.0]), 2000)
     believed = jax.vmap(jax.vmap(partial(tabular.imagined, mdp)))(fit.model)
     close(believed.transition, jnp.broadcast_to(mdp.transition, (2, 2, 2, 2, 2)), 1e-6)
     close(fit.model.reward, jnp.broadcast_to(mdp.reward, (2, 2, 2, 2)), 1e-6)
