@@ -13,7 +13,8 @@ from experiment import metrics
 
 INNER, ALIGNMENT = "omd/inner_gradient", "omd/alignment"
 RESIDUAL, FAILED, AGREEMENT = "omd/cg_residual", "omd/cg_failed", "omd/cosine_identity_cg"
-TRAINING_RESIDUAL = "model/hessian_residual"  # per epoch, where the inverse is not the identity
+# per epoch, where the inverse is not the identity; FAILED: share of steps worse than no solution
+TRAINING_RESIDUAL, TRAINING_FAILED = "model/hessian_residual", "model/hessian_failed"
 SMALL = 0.1  # relative lengths that count as nearly zero; this and the cosines are our choice
 ALONG, ACROSS = 0.9, 0.5  # cosines from which directions are nearly the same, and have in common
 NOTHING = 1.0  # residual of the solution 0
@@ -88,6 +89,9 @@ def _training(epochs: Tables, config: dict[str, Any]) -> str:
         f"**{number(residual)}** on average, {number(first)} in the first quarter of the "
         f"epochs and {number(last)} in the last; 0 is solved, 1 is what u = 0 leaves. "
     )
+    if any(TRAINING_FAILED in table for table in epochs.values()):
+        share = float(_pooled(epochs, TRAINING_FAILED)[TRAINING_FAILED].mean())
+        text += f"In {share:.1%} of the steps it was worse than that. "
     if residual < SMALL:
         return text + "So the steps had nearly the direction that the theorem asks for."
     return text + "So treat the direction of the steps as a heuristic, not as the theorem's."

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+NOTHING = 1.0  # residual of the solution 0
+
 
 class Solution(NamedTuple):
     """An approximate solution u of A u = v.
@@ -27,7 +29,7 @@ class Solution(NamedTuple):
       vector: u, like v. It is 0 where the solver broke down (infinite or not a number) on finite v.
       residual: [], |A u - v| / |v| in the Euclidean norm over the whole tree, and 0 where v = 0.
         It is that of A itself, without any damping, so it compares inverses and shows all that
-        an answer lacks: steps, terms, damping. At 1, that of u = 0, or above, nothing was solved.
+        an answer lacks: steps, terms, damping. At `NOTHING` or above, nothing was solved.
     """
 
     vector: chex.ArrayTree

@@ -129,13 +129,17 @@ def make(config: ConfigDict, parts: Parts) -> ModelObjective:
             hyper = implicit.through_optimality(
                 inner_loss, imagined, context.critics, cotangent, inverse
             )
-            return hyper.gradient, {"real_bellman": error, "hessian_residual": hyper.residual}
+            return hyper.gradient, {
+                "real_bellman": error,
+                "hessian_residual": hyper.residual,
+                "hessian_failed": (hyper.residual >= implicit.NOTHING).astype(jnp.float32),
+            }
 
         keys = jax.random.split(backup_key, batch.reward.shape[0])
         gradient, metrics = jax.vmap(of_member)(batch, jax.lax.stop_gradient(imagined), keys)
         total = optax.tree.vdot(gradient, imagined)  # the chain rule from outcomes to parameters
         if config.omd.inverse == "identity":  # whose residual would cost what it saves
-            del metrics["hessian_residual"]
+            del metrics["hessian_residual"], metrics["hessian_failed"]
         if config.objective.mle_weight:
             nll = mle.row_losses(parts.ensemble, params, batch, context).mean(axis=1).sum()
             total = total + config.objective.mle_weight * (nll + bound_penalty(params))

@@ -133,10 +133,13 @@ def test_a_model_that_was_trained_otherwise_has_hypergradients_in_theory_only(re
 
 
 def test_residuals_of_training_steps_are_averaged_and_judged(report_of):
-    epochs = [{"model/hessian_residual": x} for x in (0.2, 0.4, 0.6, 0.8)]
+    epochs = [
+        {"model/hessian_residual": x, "model/hessian_failed": x / 4} for x in (0.2, 0.4, 0.6, 0.8)
+    ]
     section = report_of([[], []], epochs=epochs, inverse="cg")  # no diagnoses
     assert "by conjugate gradients. The residual |H u - v| / |v| was **0.5** on average" in section
     assert "0.2 in the first quarter of the epochs and 0.8 in the last" in section
+    assert "In 12.5% of the steps it was worse than that." in section
     assert "as a heuristic" in section
     assert "diagnos" not in section
 

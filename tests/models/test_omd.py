@@ -100,10 +100,17 @@ def test_the_settings_of_the_inverses_arrive():
     assert metrics["hessian_residual"] > 0.1
 
 
+def test_a_solution_that_is_worse_than_none_has_failed():
+    _, metrics = hand_gradient(omd__inverse="neumann", omd__neumann_terms=4, omd__neumann_step=3.0)
+    assert metrics["hessian_residual"] > 1.0
+    assert metrics["hessian_failed"] == 1.0
+
+
 def test_conjugate_gradients_solve_what_the_identity_does_not():
     _, metrics = hand_gradient(omd__inverse="cg", omd__cg_steps=2, omd__cg_tolerance=1e-12)
     of_identity = np.linalg.norm(toy.HESSIAN @ toy.V / 2 - toy.V) / np.linalg.norm(toy.V)
     assert metrics["hessian_residual"] < 1e-9 < of_identity
+    assert metrics["hessian_failed"] == 0.0
     _, metrics = hand_gradient(omd__inverse="identity")
     assert set(metrics) == {"real_bellman"}
 
