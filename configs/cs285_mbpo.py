@@ -13,9 +13,10 @@ What differs from the homework's edition of 2022, where every iteration has phas
 - Policy updates are spread over the environment steps, one each, as many as the 5,000 of an
   iteration; there they follow the collection. Without a model there are as many here, while its
   command for length 0 does 1,000.
-- Rollouts start at every fit, from 4,998 real states, and are used until the next; there one
-  rollout precedes every one of 5,000 policy updates, and its transitions stay (up to 100,000).
-  Batches have the share of real transitions that an iteration of the homework has.
+- The model is fitted ten times per iteration, every 500 steps, with a tenth of the gradient steps.
+  A rollout per environment step starts at every fit and is used for an iteration; there one
+  precedes every one of 5,000 policy updates, and its transitions stay (up to 100,000). Batches have
+  the share of real transitions that an iteration of the homework has.
 - Every step of a rollout is predicted by one member; there by the mean of all.
 - Initial data are of a uniform policy (edition of 2023), not of an untrained network, and come
   before the ten iterations: 55,000 steps in all, 50,000 there.
@@ -31,6 +32,7 @@ from errors import UserError
 
 ENV = "cheetah-cs285-v0"
 ITERATIONS = 10
+REFRESHES = 10  # fits, and rollouts of the policy of that time, per iteration; our choice
 NETWORK = {name: value for name, value in planning.MPC.items() if name.startswith("model.")}
 
 
@@ -57,13 +59,25 @@ def get_config(argument: str = "10") -> ml_collections.ConfigDict:
         cs285_mpc.set_fit(config, experiment)
         config.model.objective = "mse"
         config.update_from_flattened_dict(NETWORK)
-        config.rollout.starts = starts(experiment.steps, config.model.num_members)
         config.rollout.schedule = (0, 1, length, length)
-        config.rollout.retain_steps = experiment.steps
         config.rollout.real_ratio = 1 / (1 + length)
+        sizes = refreshes(experiment.steps, experiment.gradient_steps, config.model.num_members)
+        config.update_from_flattened_dict(sizes)
     return config
 
 
-def starts(steps: int, members: int) -> int:
-    """Returns a start per step of an iteration, but for the few that members cannot share."""
-    return max(steps - steps % members, members)
+def refreshes(steps: int, gradient_steps: int, members: int) -> dict[str, int]:
+    """Returns the fields that divide an iteration into its refreshes.
+
+    Args:
+      steps: of the environment per iteration.
+      gradient_steps: of the model per iteration.
+      members: of the ensemble, which share the starts of rollouts equally.
+    """
+    every = -(-steps // REFRESHES)
+    return {
+        "model.train_every": every,
+        "model.max_gradient_steps": -(-gradient_steps // REFRESHES),
+        "rollout.starts": max(every - every % members, members),
+        "rollout.retain_steps": steps,
+    }

@@ -25,13 +25,16 @@ SL_NOISE = 0.01  # of `add_sl_noise`
 MODEL = {
     "ENSEMBLE_SIZE": ("model.num_members", "model.num_elites"),
     "BATCH_SIZE_INITIAL": ("initial_steps",),
-    "BATCH_SIZE": ("epoch_length", "model.train_every"),
+    "BATCH_SIZE": ("epoch_length",),
     "TRAIN_BATCH_SIZE": ("model.batch_size",),
     "LEARNING_RATE": ("model.learning_rate",),
     "N_LAYERS": ("model.hidden_depth",),
     "HIDDEN_SIZE": ("model.hidden_width",),
-    "NUM_AGENT_TRAIN_STEPS": ("model.max_gradient_steps",),
     "SEED": ("seed",),
+}
+FIT = {  # of planning; MBPO divides an iteration into refreshes
+    "BATCH_SIZE": ("epoch_length", "model.train_every"),
+    "NUM_AGENT_TRAIN_STEPS": ("model.max_gradient_steps",),
 }
 PLANNER = {
     "MPC_HORIZON": ("planner.horizon",),
@@ -106,7 +109,7 @@ def _planning(given: Mapping[str, str]) -> list[str]:
         flags.append("--config.planner.name=cem")
     elif unused := [name for name in given if name.startswith("MB_CEM_")]:
         raise UserError(f"{unused[0]} needs MB_MPC_SAMPLING=cem.")
-    return flags + _common(given, "MB_", env, cs285_mpc.EXPERIMENTS[env], MODEL | PLANNER)
+    return flags + _common(given, "MB_", env, cs285_mpc.EXPERIMENTS[env], MODEL | FIT | PLANNER)
 
 
 def _mbpo(given: Mapping[str, str]) -> list[str]:
@@ -115,7 +118,7 @@ def _mbpo(given: Mapping[str, str]) -> list[str]:
     flags = [f"--config=configs/cs285_mbpo.py:{length},{env}"]
     usual = cs285_mpc.EXPERIMENTS[env]._replace(iterations=cs285_mbpo.ITERATIONS)
     if length:
-        flags += _rollouts(given, usual)
+        flags += _refreshes(given, usual)
     else:
         _refuse_model(given)
     flags += _common(given, "MBPO_", env, usual, MODEL)
@@ -140,19 +143,21 @@ def _mbpo(given: Mapping[str, str]) -> list[str]:
     return flags
 
 
-def _rollouts(given: Mapping[str, str], usual: Sizes) -> list[str]:
-    """Returns the flags of rollouts where they follow from other variables."""
-    if not given.keys() & {"MBPO_BATCH_SIZE", "MBPO_ENSEMBLE_SIZE"}:
+def _refreshes(given: Mapping[str, str], usual: Sizes) -> list[str]:
+    """Returns the flags of fits and rollouts where they follow from variables of iterations."""
+    if not given.keys() & {f"MBPO_{name}" for name in (*FIT, "ENSEMBLE_SIZE")}:
         return []
-    steps = _integer(given, "MBPO_BATCH_SIZE", usual.steps)
-    members = _integer(given, "MBPO_ENSEMBLE_SIZE", planning.MPC["model.num_members"])
-    starts = cs285_mbpo.starts(steps, members)
-    return [f"--config.rollout.starts={starts}", f"--config.rollout.retain_steps={steps}"]
+    sizes = cs285_mbpo.refreshes(
+        _integer(given, "MBPO_BATCH_SIZE", usual.steps),
+        _integer(given, "MBPO_NUM_AGENT_TRAIN_STEPS", usual.gradient_steps),
+        _integer(given, "MBPO_ENSEMBLE_SIZE", planning.MPC["model.num_members"]),
+    )
+    return [f"--config.{field}={value}" for field, value in sizes.items()]
 
 
 def _refuse_model(given: Mapping[str, str]) -> None:
     """Refuses variables about a model."""
-    of_models = [name for name, fields in MODEL.items() if fields[0].startswith("model.")]
+    of_models = [name for name, fields in (MODEL | FIT).items() if "model." in fields[0]]
     for name in ("ADD_SL_NOISE", *of_models):
         if given.get(f"MBPO_{name}", "0") != "0":
             raise UserError(f"MBPO_{name} needs a model: use MBPO_ROLLOUT_LENGTH=1 or more.")
@@ -187,7 +192,7 @@ def _common(
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:
-    model = [*MODEL, *OTHERS]
+    model = [*(MODEL | FIT), *OTHERS]
     known = {
         "MB_": [*model, *PLANNER, "MPC_SAMPLING"],
         "MBPO_": [*model, "ROLLOUT_LENGTH"],

@@ -505,10 +505,10 @@ def test_rollout_lengths_of_the_homework_are_algorithms(length, agent):
         rollout, model = config.rollout, config.model
         assert rollout.deterministic
         assert rollout.real_ratio == pytest.approx({"1": 1 / 2, "10": 1 / 11}[length])
-        assert (rollout.starts, rollout.retain_steps) == (4_998, 5_000)
+        assert (rollout.starts, rollout.retain_steps) == (498, 5_000)
         assert (model.hidden_width, model.hidden_depth, model.activation) == (250, 2, "tanh")
-        assert (model.num_members, model.max_gradient_steps, model.batch_size) == (3, 1_500, 512)
-        assert model.train_every == 5_000
+        assert (model.num_members, model.max_gradient_steps, model.batch_size) == (3, 150, 512)
+        assert model.train_every == 500
     sac = config.sac
     assert (config.updates_per_step, config.initial_steps, config.discount) == (1, 5_000, 0.99)
     assert (sac.batch_size, sac.hidden_width, sac.hidden_depth) == (256, 256, 2)

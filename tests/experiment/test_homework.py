@@ -119,11 +119,13 @@ def test_every_variable_of_mbpos_model_reaches_its_field():
     config = resolved(flags)
     model, rollout = config.model, config.rollout
     assert (name, config.seed, config.eval_episodes) == ("mine", 8, 2)
-    assert (model.batch_size, model.learning_rate, model.max_gradient_steps) == (64, 0.002, 11)
+    assert (model.batch_size, model.learning_rate) == (64, 0.002)
     assert (model.hidden_depth, model.hidden_width) == (3, 32)
-    assert (model.num_members, model.num_elites, model.train_every) == (4, 4, 401)
     assert (config.initial_steps, config.epoch_length, config.total_steps) == (2000, 401, 3203)
-    assert (rollout.starts, rollout.retain_steps) == (400, 401)
+    # ten refreshes per iteration, rounded up: tenths of 401 environment and 11 gradient steps
+    assert (model.num_members, model.num_elites, model.train_every) == (4, 4, 41)
+    assert model.max_gradient_steps == 2
+    assert (rollout.starts, rollout.retain_steps) == (40, 401)
 
 
 def test_mbpo_has_its_own_number_of_iterations():
@@ -161,6 +163,10 @@ def test_a_variable_without_value_is_none():
         ({"SAC_NUM_ACTOR_UPDATES": "2"}, "SAC_NUM_ACTOR_UPDATES=2: only 1 is supported"),
         ({"MBPO_ROLLOUT_LENGTH": "0", "MBPO_ADD_SL_NOISE": "1"}, "MBPO_ADD_SL_NOISE needs a model"),
         ({"MBPO_ROLLOUT_LENGTH": "0", "MBPO_N_LAYERS": "3"}, "MBPO_N_LAYERS needs a model"),
+        (
+            {"MBPO_ROLLOUT_LENGTH": "0", "MBPO_NUM_AGENT_TRAIN_STEPS": "3"},
+            "MBPO_NUM_AGENT_TRAIN_STEPS needs a model",
+        ),
     ],
 )
 def test_a_mistake_is_reported_with_its_fix(variables, message):
