@@ -74,7 +74,7 @@ def planning(name: str, env: str, iterations: int, steps: int, **flags: Any) -> 
     `planner__horizon=5` sets `planner.horizon`.
     """
     given = {key.replace("__", "."): value for key, value in flags.items()}
-    usual = {"initial_steps": cs285_mpc.EXPERIMENTS[env].initial_steps, "eval_untrained": False}
+    usual = {"initial_steps": cs285_mpc.EXPERIMENTS[env].initial_steps}
     sizes = {"epoch_length": steps, "model.train_every": steps}
     return Point(name, f"cs285_mpc.py:{env}", usual | sizes | given, iterations)
 

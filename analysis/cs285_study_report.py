@@ -16,7 +16,7 @@ from experiment.files import disk_problems_as_user_errors, write_text_atomically
 from experiment.run_folder import REPORT_FILE
 
 FITS_FOLDER = "model_fits"
-TIMES_FILE = "times.csv"  # when every program that was run started and ended
+TIMES_FILE = "programs.csv"  # when every program that was run started and ended
 FITS_FILE, LOSSES_FILE, PREDICTIONS_FILE = "fits.csv", "losses.csv", "predictions.csv"
 RETURNS_FIGURE, LOSSES_FIGURE, PREDICTIONS_FIGURE = "returns.png", "losses.png", "predictions.png"
 TABLES = (FITS_FILE, LOSSES_FILE, PREDICTIONS_FILE)
@@ -170,10 +170,11 @@ def _setting(folder: Path) -> str:
     return (
         f"{counted(times['part'].nunique(), 'part')} took {time_taken(covered(times))} (h:mm:ss), "
         "start of the programs and compilation included. Each run has a core to itself; its time "
-        "below is its own, without the start. Iteration k is the k-th fit of the "
-        "model; its return is greedy, of episodes as long as the homework's. Published are the "
-        "handout's expectation (2022) and the range of public solutions of 2022 and 2023; those "
-        "of questions 3 and 4 are means of the last five of up to 20 iterations."
+        "below is its own, without the start. Iteration k is the k-th fit of the model, in "
+        "question 6 the k-th 5,000 steps; its return is greedy, of episodes as long as the "
+        "homework's. Published are the handout's expectation (2022) and the range of public "
+        "solutions of 2022 and 2023; those of questions 3 and 4 are means of the last five of up "
+        "to 20 iterations."
     )
 
 

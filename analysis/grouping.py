@@ -24,7 +24,15 @@ from experiment.run_folder import NO_RESULT
 
 # Fields that never make another experiment: which seeds and how many of them share a run, where
 # evaluations happen and over how many episodes, and how long it goes on. Environments are panels.
-_NOT_SETTINGS = {"env", "seed", "num_seeds", "total_steps", "epoch_length", "eval_episodes"}
+_NOT_SETTINGS = {
+    "env",
+    "seed",
+    "num_seeds",
+    "total_steps",
+    "epoch_length",
+    "eval_episodes",
+    "eval_untrained",
+}
 _PRIORITY = ("algo", "use_algo", "model.objective", "rollout.filter", "preset")
 
 Settings = dict[str, str]  # by dotted name, as JSON; "null" means "does not apply"

@@ -13,7 +13,7 @@ from experiment import metrics
 
 INNER, ALIGNMENT = "omd/inner_gradient", "omd/alignment"
 RESIDUAL, FAILED, AGREEMENT = "omd/cg_residual", "omd/cg_failed", "omd/cosine_identity_cg"
-# per epoch, where the inverse is not the identity; FAILED: share of steps worse than no solution
+# per epoch, where the inverse is not the identity; the second is a share of steps
 TRAINING_RESIDUAL, TRAINING_FAILED = "model/hessian_residual", "model/hessian_failed"
 SMALL = 0.1  # relative lengths that count as nearly zero; this and the cosines are our choice
 ALONG, ACROSS = 0.9, 0.5  # cosines from which directions are nearly the same, and have in common
@@ -91,7 +91,7 @@ def _training(epochs: Tables, config: dict[str, Any]) -> str:
     )
     if any(TRAINING_FAILED in table for table in epochs.values()):
         share = float(_pooled(epochs, TRAINING_FAILED)[TRAINING_FAILED].mean())
-        text += f"In {share:.1%} of the steps it was worse than that. "
+        text += f"In {share:.1%} of the steps it was no better than that. "
     if residual < SMALL:
         return text + "So the steps had nearly the direction that the theorem asks for."
     return text + "So treat the direction of the steps as a heuristic, not as the theorem's."
@@ -153,7 +153,7 @@ def _agreement(rows: pd.DataFrame) -> str:
         f"**{median}** (median; quartiles {low} and {high}) over the {len(better):,} of "
         f"{len(rows):,} diagnoses in which conjugate gradients left less than the solution 0 does; "
         f"in {solved:,} they converged"
-        + (f", in {worse:,} they were worse than no solution." if worse else ".")
+        + (f", in {worse:,} they were no better than no solution." if worse else ".")
     )
 
 

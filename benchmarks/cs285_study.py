@@ -15,6 +15,7 @@ import argparse
 import functools
 import shlex
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from experiment.files import disk_problems_as_user_errors  # noqa: E402
 from experiment.progress import duration  # noqa: E402
 
 QUESTIONS = [1, 2, 3, 4, 5, 6]
+ONE_WRITER = threading.Lock()  # of the table of times
 
 
 def main(argv: list[str]) -> None:
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> None:
         }
         tasks = [
             functools.partial(run, point, folder.resolve(), options)
-            for point, folder in reversed(runs)  # the longest first
+            for point, folder in reversed(runs)  # the short ones last
             if point.name in asked
         ]
         if 1 in options.questions:
@@ -124,7 +126,11 @@ def timed(command: list[str], folder: Path) -> str:
 def note_time(folder: Path, start: float, end: float) -> None:
     """Adds a row to the table of times beside a folder, in seconds since 1970."""
     path = folder.parent / cs285_study_report.TIMES_FILE
-    with disk_problems_as_user_errors(path.parent, "The table of times"), open(path, "a") as table:
+    with (
+        ONE_WRITER,
+        disk_problems_as_user_errors(path.parent, "The table of times"),
+        open(path, "a") as table,
+    ):
         if not table.tell():
             table.write("part,start,end\n")
         table.write(f"{folder.name},{start:.1f},{end:.1f}\n")

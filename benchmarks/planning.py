@@ -100,7 +100,8 @@ def passes(config: Any) -> int:
 
 def layers(config: Any, spec: Any) -> list[tuple[int, int]]:
     """Inputs and outputs of the layers of one network."""
-    outputs = 2 * (spec.observation_size + config.model.learn_reward)  # mean and variance
+    targets = spec.observation_size + config.model.learn_reward
+    outputs = targets if config.rollout.deterministic else 2 * targets  # mean and variance
     hidden = config.model.hidden_depth * [config.model.hidden_width]
     sizes = [spec.observation_size + spec.action_size, *hidden, outputs]
     return list(itertools.pairwise(sizes))

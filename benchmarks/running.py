@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -18,6 +18,8 @@ from experiment import die_with_parent, metrics  # noqa: E402
 from experiment.files import disk_problems_as_user_errors, write_text_atomically  # noqa: E402
 from experiment.seed_tables import STEP  # noqa: E402
 from experiment.sweep_trial import LOG_FILE  # noqa: E402
+
+INTERRUPTED = 130  # exit status of train.py after Ctrl-C
 
 
 def logged(command: list[str], folder: Path) -> str:
@@ -44,6 +46,8 @@ def logged(command: list[str], folder: Path) -> str:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             ).returncode
+    if status == INTERRUPTED:
+        return "interrupted"
     return f"failed with exit status {status}, see {folder / LOG_FILE}" if status else ""
 
 
@@ -57,17 +61,29 @@ def on_own_cores(tasks: Sequence[Callable[[], str]]) -> list[str]:
 
     Returns:
       What the tasks return.
+
+    Raises:
+      Exception: what a task raises, or KeyboardInterrupt, when those under way have ended; no other
+        is begun.
     """
     cores: SimpleQueue[int] = SimpleQueue()
     for core in os.sched_getaffinity(0):
         cores.put(core)
-    pool = ThreadPoolExecutor(
-        cores.qsize(), initializer=lambda: os.sched_setaffinity(0, {cores.get()})
-    )
-    try:
-        return list(pool.map(lambda task: task(), tasks))
-    finally:  # after Ctrl-C nothing new is begun
-        pool.shutdown(cancel_futures=True)
+
+    def to_own_core() -> None:
+        os.sched_setaffinity(0, {cores.get()})  # of this thread, and of what it starts
+
+    with ThreadPoolExecutor(cores.qsize(), initializer=to_own_core) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except KeyboardInterrupt:
+            print("Interrupted: what is under way stops at its next step.", flush=True)
+            raise
+        finally:
+            for future in futures:
+                future.cancel()
+        return [future.result() for future in futures]
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

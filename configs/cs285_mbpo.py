@@ -13,7 +13,8 @@ What differs from the homework's edition of 2022, where every iteration has phas
 - Policy updates are spread over the environment steps, one each, as many as the 5,000 of an
   iteration; there they follow the collection. Without a model there are as many here, while its
   command for length 0 does 1,000.
-- The model is fitted ten times per iteration, every 500 steps, with a tenth of the gradient steps.
+- The model is fitted ten times per iteration, every 500 steps, with a tenth of the gradient steps
+  (rounded up); so the first rollouts come from a model of 150 gradient steps, there of 1,500.
   A rollout per environment step starts at every fit and is used for an iteration; there one
   precedes every one of 5,000 policy updates, and its transitions stay (up to 100,000). Batches have
   the share of real transitions that an iteration of the homework has.

@@ -9,7 +9,7 @@ Usage:
 Three networks of two layers, fitted to all data with a fixed number of gradient steps after every
 iteration, plan by random shooting with the known reward. An epoch is an iteration: its evaluation
 is of the model that was fitted at the epoch's begin, so what the homework calls iteration k is the
-evaluation after k + 1 epochs, and the one before the first epoch is of an untrained model.
+evaluation after k + 1 epochs.
 
 Source: `hw4` of github.com/berkeleydeeprlcourse/homework_fall2022. Noise on the data is on in all
 its questions, and gone in the edition of 2023; here it is off unless `model.sl_noise` is set.
@@ -46,6 +46,7 @@ def get_config(env: str = "obstacles-cs285-v0") -> ml_collections.ConfigDict:
     config.algo = "mpc"
     set_schedule(config, EXPERIMENTS.get(env, DEFAULT))
     set_fit(config, EXPERIMENTS.get(env, DEFAULT))
+    config.eval_untrained = False
     config.planner.horizon = EXPERIMENTS.get(env, DEFAULT).horizon
     return config
 

@@ -42,6 +42,7 @@ def get_config(env: str = "cartpole-continuous-v0") -> ml_collections.ConfigDict
     config.algo = "pets"
     config.initial_steps = config.epoch_length = 200
     config.eval_episodes = 1
+    config.eval_untrained = False
     config.model.learn_reward = False
     config.model.batch_size = 32  # the paper's; with 256 the first fits are 25 gradient steps
     config.model.bootstrap = True

@@ -103,8 +103,9 @@ class Run:
                 progress.advance(self.env_step)
                 learned = self.env_step - config.initial_steps
                 last = self.env_step == config.total_steps
-                due = learned % config.epoch_length == 0 and (learned or config.eval_untrained)
-                if learned >= 0 and (due or last):
+                if learned == 0 and not (config.eval_untrained or last):
+                    self._forget_exploration(progress)
+                elif learned >= 0 and (learned % config.epoch_length == 0 or last):
                     self._end_epoch(progress, last)
         self._metrics.close()
         self._environments.close()
@@ -134,6 +135,12 @@ class Run:
                 self._state, metrics = stage.run(self._state)
                 collected |= jax.block_until_ready(metrics)
         self._collected.append(Collected(collected, 1, refreshed_at=self.env_step + 1))
+
+    def _forget_exploration(self, progress: Progress) -> None:
+        """Keeps its episodes and times out of the first epoch."""
+        self._environments.training_episodes()
+        self._watch.lap()
+        progress.learning_begins()
 
     def _end_epoch(self, progress: Progress, last: bool) -> None:
         policy = self._agent.policy(self._state)
@@ -168,8 +175,7 @@ class Run:
         common = [name for name in rows[0] if all(name in row for row in rows)]
         mean_row = {name: float(np.mean([row[name] for row in rows])) for name in common}
         spread = float(evaluation.returns.mean(axis=1).std()) if len(rows) > 1 else None
-        learned = max(self.env_step - self._config.initial_steps, 0)
-        epoch = -(-learned // self._config.epoch_length)
+        epoch = -(-(self.env_step - self._config.initial_steps) // self._config.epoch_length)
         progress.epoch(epoch, self.env_step, mean_row, lap, spread)
 
     def _take_metrics(self) -> tuple[list[Row], list[list[Row]]]:

@@ -67,6 +67,11 @@ class Progress:
         if time.monotonic() >= self._next_refresh:
             self._refresh()
 
+    def learning_begins(self) -> None:
+        """Forgets how fast exploration was, which learning is slower than."""
+        self._samples.clear()
+        self._sample()
+
     def epoch(
         self,
         number: int,
@@ -78,16 +83,16 @@ class Progress:
         """Shows the figures of a finished epoch.
 
         Args:
-          number: epochs of learning so far; 0 is the untrained policy.
+          number: epochs of learning so far; 0, if it is shown at all, is the untrained policy.
           env_step: environment steps per seed so far.
           row: metrics averaged over seeds; what is missing is not shown.
           time_split: seconds per part of the epoch.
           return_std_over_seeds: spread of the evaluation return between seeds; None: the spread
             between episodes in `row` is shown instead.
         """
-        if number == 0:  # learning is slower than the exploration before it
-            self._samples.clear()
         self._epoch, self._step = number, env_step
+        if number == 0:
+            self.learning_begins()
         row = dict(row)
         if return_std_over_seeds is not None:
             row[RETURN_STD] = return_std_over_seeds

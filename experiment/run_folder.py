@@ -100,7 +100,7 @@ def describe_environment() -> dict[str, Any]:
         "git": _git_state(Path(__file__).resolve().parent),
         "hardware": {
             "cpu": _cpu_model(),
-            "cores": os.cpu_count(),
+            "cores": len(os.sched_getaffinity(0)),  # that this run may use
             "memory_gib": round(
                 os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
             ),

@@ -32,23 +32,11 @@ class Prediction(NamedTuple):
 
     def sample(self, key: chex.PRNGKey) -> chex.Array:
         """Draws targets [..., D]; reparameterised. Consumes `key`."""
-        return self.mean + jnp.exp(0.5 * self.log_variance) * _noise(key, self.mean.shape)
+        return self.at(jax.random.normal(key, self.mean.shape))
 
-
-def _noise(key: chex.PRNGKey, shape: tuple[int, ...]) -> chex.Array:
-    """Draws standard normal numbers, every member of [M, B, D] its own. Consumes `key`."""
-    if len(shape) != 3:
-        return jax.random.normal(key, shape)
-
-    def draw(key: chex.PRNGKey) -> chex.Array:
-        return jax.random.normal(key, (shape[1] * shape[2],))
-
-    keys = jax.random.split(key, shape[0])
-    # On CPU a loop over members: XLA would else put the drawing into the computations that the
-    # sample ends up in, once into each, in loops as short as the last axis.
-    on_cpu = jax.default_backend() == "cpu"
-    noise = jax.lax.map(draw, keys) if on_cpu else jax.vmap(draw)(keys)
-    return noise.reshape(shape)
+    def at(self, noise: chex.Array) -> chex.Array:
+        """Returns the targets [..., D] so many standard deviations from the mean."""
+        return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
 
 class Normalizers(NamedTuple):

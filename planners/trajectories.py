@@ -10,7 +10,7 @@ ensemble predicts a particle's next state (section 5 of the paper):
 
 With the first two a step of a particle costs the forward pass of one member, with the others that
 of all. Members are not drawn independently: the particles of each candidate are dealt out to them
-in turn, with `ts1` in an order that is drawn at every step for all candidates together, with
+in turn, with `ts1` in an order that is drawn at every step for all candidates of a block, with
 `tsinf` always in the same. Their shares of a candidate differ by one particle at most, which makes
 candidates easier to compare.
 """

@@ -357,3 +357,15 @@ def test_discrete_actions_and_unknown_rewards_are_refused():
 def test_an_agent_without_defaults_names_what_it_lacks():
     with pytest.raises(UserError, match=r"planner\.horizon is not set"):
         configuration.validate(tiny.config("mbpo", agent="mpc"))
+
+
+def test_members_draw_their_noise_independently_and_alike_on_every_backend(monkeypatch):
+    shape = (3, 4_000, 2)
+    drawn = np.asarray(mpc.noise_by_member(jax.random.key(0), shape))
+    assert (np.abs(drawn.mean(axis=1)) < 4.0 / np.sqrt(4_000)).all()
+    np.testing.assert_allclose(drawn.std(axis=1), 1.0, rtol=4.0 / np.sqrt(8_000))
+    columns = np.swapaxes(drawn, 0, 1).reshape(4_000, 6)
+    correlation = np.corrcoef(columns, rowvar=False) - np.eye(6)
+    assert np.abs(correlation).max() < 4.5 / np.sqrt(4_000)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_array_equal(mpc.noise_by_member(jax.random.key(0), shape), drawn)

@@ -24,6 +24,7 @@ def test_seeds_of_runs_that_differ_in_nothing_that_matters_are_one_group(make_ru
         total_steps=9000,
         replay_capacity=9000,
         eval_episodes=3,
+        eval_untrained=False,
         epoch_length=500,
         **{"checkpoint.every_epochs": 7, "logging.tensorboard": False},
     )

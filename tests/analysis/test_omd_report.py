@@ -89,7 +89,7 @@ def test_cosines_count_where_a_solution_is_better_than_none(report_of):
     section = report_of([FIRST, SECOND + worse])
     # 0.1, 0.3, 0.3, 0.4, 0.4, 0.5, 0.97 and 0.99; without `worse`
     assert "had a cosine of **0.4** (median; quartiles 0.3 and 0.617) over the 8 of 10" in section
-    assert "in 2 they converged, in 2 they were worse than no solution." in section
+    assert "in 2 they converged, in 2 they were no better than no solution." in section
 
 
 def test_where_no_solution_is_better_than_none_cosines_say_nothing(report_of):
@@ -139,7 +139,7 @@ def test_residuals_of_training_steps_are_averaged_and_judged(report_of):
     section = report_of([[], []], epochs=epochs, inverse="cg")  # no diagnoses
     assert "by conjugate gradients. The residual |H u - v| / |v| was **0.5** on average" in section
     assert "0.2 in the first quarter of the epochs and 0.8 in the last" in section
-    assert "In 12.5% of the steps it was worse than that." in section
+    assert "In 12.5% of the steps it was no better than that." in section
     assert "as a heuristic" in section
     assert "diagnos" not in section
 

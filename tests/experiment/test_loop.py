@@ -229,6 +229,19 @@ def test_the_evaluation_before_learning_can_be_left_out(run):
     np.testing.assert_array_equal(tables[5]["eval/return"], 15.0)
 
 
+def test_episodes_of_exploration_are_left_out_with_its_evaluation(run, monkeypatch):
+    returns = []
+    taken = loop.HostEnvironments.training_episodes
+
+    def recorded(self):
+        returns.append(taken(self))
+        return returns[-1]
+
+    monkeypatch.setattr(loop.HostEnvironments, "training_episodes", recorded)
+    run(settings(eval_untrained=False))
+    assert len(returns) == len(STEPS)  # once when learning begins, then for every row
+
+
 class Interrupting(tiny.Clock):
     """Raises KeyboardInterrupt in one step of the process."""
 

@@ -63,6 +63,18 @@ def test_speed_and_time_left_count_from_the_resumed_step(capsys, monkeypatch):
     assert line == "epoch 3 | step 3000/5000 | 100 steps/s | 0:00:20 left\n"
 
 
+def test_the_speed_of_exploration_is_forgotten(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress(5000, 0, "x") as bar:
+        now[0] += 1.0
+        bar.advance(2000)
+        bar.learning_begins()
+        now[0] += 10.0
+        bar.epoch(1, 3000, {}, {})
+    assert capsys.readouterr().out == "epoch 1 | step 3000/5000 | 100 steps/s | 0:00:20 left\n"
+
+
 def test_a_terminal_shows_a_bar_with_the_figures(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)

@@ -1,5 +1,7 @@
 """The study of the homework: what its driver runs, skips and writes down."""
 
+import time
+
 import pandas as pd
 import pytest
 
@@ -28,7 +30,7 @@ def finish(folder, steps):
 def test_a_run_that_is_not_finished_is_started_with_its_settings(tmp_path, commands):
     folder = tmp_path / POINT.name
     finish(folder, [5_000])
-    options = cs285_study.parse(["--out", str(tmp_path)])
+    options, before = cs285_study.parse(["--out", str(tmp_path)]), time.time()
     assert cs285_study.run(POINT, folder, options) == ""
     ((script, *flags),) = commands
     assert script.endswith("train.py")
@@ -36,8 +38,9 @@ def test_a_run_that_is_not_finished_is_started_with_its_settings(tmp_path, comma
     assert "--config.total_steps=5100" in flags
     assert "--config.eval_episodes=20" in flags
     assert f"--workdir={folder}" in flags
-    (time,) = pd.read_csv(tmp_path / "times.csv").to_numpy().tolist()
-    assert time[0] == POINT.name
+    ((name, start, end),) = pd.read_csv(tmp_path / "programs.csv").to_numpy().tolist()
+    assert name == POINT.name
+    assert before - 0.1 < start <= end < time.time() + 0.1
 
 
 def test_a_finished_run_is_skipped(tmp_path, commands):
@@ -45,7 +48,7 @@ def test_a_finished_run_is_skipped(tmp_path, commands):
     options = cs285_study.parse(["--out", str(tmp_path)])
     assert cs285_study.run(POINT, tmp_path / POINT.name, options) == ""
     assert not commands
-    assert not (tmp_path / "times.csv").exists()
+    assert not (tmp_path / "programs.csv").exists()
 
 
 def test_the_time_of_an_interrupted_part_counts(tmp_path, monkeypatch):
@@ -56,7 +59,7 @@ def test_the_time_of_an_interrupted_part_counts(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             cs285_study.timed(["train.py"], tmp_path / "part")
-    assert pd.read_csv(tmp_path / "times.csv")["part"].tolist() == ["part", "part"]
+    assert pd.read_csv(tmp_path / "programs.csv")["part"].tolist() == ["part", "part"]
 
 
 def test_a_question_that_there_is_not_is_refused(capsys):

@@ -370,19 +370,6 @@ def test_samples_have_the_predicted_mean_and_deviation():
     assert np.abs(correlation).max() < 4.0 / np.sqrt(rows)
 
 
-def test_members_draw_independently_and_alike_on_every_backend(monkeypatch):
-    zeros = jnp.zeros((3, 4_000, 2))
-    prediction = Prediction(zeros, zeros)
-    drawn = np.asarray(prediction.sample(jax.random.key(0)))
-    assert (np.abs(drawn.mean(axis=1)) < 4.0 / np.sqrt(4_000)).all()
-    np.testing.assert_allclose(drawn.std(axis=1), 1.0, rtol=4.0 / np.sqrt(8_000))
-    columns = np.swapaxes(drawn, 0, 1).reshape(4_000, 6)
-    correlation = np.corrcoef(columns, rowvar=False) - np.eye(6)
-    assert np.abs(correlation).max() < 4.5 / np.sqrt(4_000)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    np.testing.assert_array_equal(prediction.sample(jax.random.key(0)), drawn)
-
-
 @pytest.mark.parametrize("options", [{}, {"separate_reward": True}, {"normalize_targets": True}])
 def test_means_are_the_same_without_variances(options):
     ensemble = toy_ensemble(**options)

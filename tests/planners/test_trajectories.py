@@ -107,18 +107,26 @@ def test_every_particle_is_equally_often_at_every_member(sizes):
 
 
 def test_particles_keep_their_places():
-    # each of three members adds its own number; whoever predicts, candidate and reward stay
+    # each of three members adds its own number to what it is given
     def model_fn(params, key, observation, action):
         del key
-        return observation + params[:, None, None], observation[..., 0] * 0
+        return observation + params[:, None, None], action[..., 0]
 
     model = trajectories.PROPAGATIONS["ts1"].through(model_fn, 2)
     observation = 100.0 * jnp.arange(12.0).reshape(3, 4, 1)
     numbers = jnp.array([1.0, 2.0, 3.0])
-    moved, _ = model(numbers, jax.random.key(0), observation, observation)
+    moved, reward = model(numbers, jax.random.key(0), observation, 2 * observation)
+    np.testing.assert_array_equal(reward, 2 * observation[..., 0])
     added = moved - observation
     assert sorted(np.ravel(added)) == [1.0] * 4 + [2.0] * 4 + [3.0] * 4
     assert (added[:, :, 0] != numbers[:, None]).any()
+
+
+def test_equal_candidates_have_equal_returns_where_members_divide_particles():
+    equal = {"actions": jnp.ones((5, 6, 1)), "params": (1.0, 2.0, 3.0), "propagation": "ts1"}
+    found = returns(**equal, num_particles=6)
+    np.testing.assert_allclose(found, jnp.broadcast_to(found[0], 5), rtol=1e-6)
+    assert np.std(returns(**equal, num_particles=4)) > 0.1
 
 
 @pytest.mark.parametrize("propagation", ["ts1", "tsinf"])
