@@ -46,7 +46,7 @@ def moved_by_action(params, normalizers, observation, action):
 def known_model(monkeypatch):
     """The next state is the sum of state and action, whatever the parameters."""
 
-    def make(config, own_spec, precision="float32"):
+    def make(config, own_spec, *options, **more):
         members = config.model.num_members
         return Ensemble(
             init=lambda key: {"unused": jnp.zeros(members)},
