@@ -35,6 +35,7 @@ class Fit(NamedTuple):
     model: Model
     q: chex.Array  # [S, A], optimal under the model
     steps: chex.Array  # int32 [], updates until nothing moved any more, or all
+    residual: chex.Array  # [], of q, see `implicit.FixedPoint`; infinite after an update that failed
 
 
 Solve = Callable[[Callable[[chex.Array], chex.Array], chex.Array], FixedPoint]
@@ -188,7 +189,8 @@ def fit(
 
     state = (start, optimizer.init(start.model), jnp.zeros((), jnp.int32), jnp.array(True))
     (model, q), _, steps, _ = jax.lax.while_loop(unfinished, update, state)
-    return Fit(model, fixed_point(partial(bellman, imagined(mdp, model)), q).value, steps)
+    solution = fixed_point(partial(bellman, imagined(mdp, model)), q)
+    return Fit(model, solution.value, steps, solution.residual)
 
 
 def make_sweep(
