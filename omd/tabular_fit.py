@@ -35,7 +35,7 @@ class Fit(NamedTuple):
     model: Model
     q: chex.Array  # [S, A], optimal under the model
     steps: chex.Array  # int32 [], updates until nothing moved any more, or all
-    residual: chex.Array  # [], of q, see `implicit.FixedPoint`; infinite after an update that failed
+    residual: chex.Array  # [], of q; infinite after a solution that failed
 
 
 Solve = Callable[[Callable[[chex.Array], chex.Array], chex.Array], FixedPoint]
