@@ -107,9 +107,10 @@ def shown(returns: pd.DataFrame) -> list[Panel]:
 
 def curves(returns: pd.DataFrame, panels: list[Panel]) -> Figure:
     """Returns the return of every iteration, a panel per comparison."""
-    rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(4.4 * _COLUMNS, 3.4 * rows), dpi=110, layout="constrained")
-    grid = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.4 * rows), dpi=110, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     for axes, panel in zip(grid, panels):

@@ -160,6 +160,8 @@ def report(runs: list[tuple[Point, Path]], options: argparse.Namespace) -> None:
     cs285_study.write(cs285_study.collect(finished), options.out)
     again = ["python", "benchmarks/cs285_study.py", f"--seeds={options.seeds}"]
     again += ["--full"] if options.full else []
+    if options.questions != QUESTIONS:
+        again.append(f"--questions={','.join(map(str, options.questions))}")
     sizes = "The sizes are the homework's." if options.full else cs285_study.REDUCTIONS
     cs285_study_report.write_report(options.out, sizes, shlex.join(again))
     print(f"Report on {len(finished)} of {len(runs)} runs: {options.out / 'report.md'}")
