@@ -23,7 +23,8 @@ from experiment.fields import uses
 from experiment.run_folder import NO_RESULT
 
 # Fields that never make another experiment: which seeds and how many of them share a run, where
-# evaluations happen and over how many episodes, and how long it goes on. Environments are panels.
+# evaluations happen and over how many episodes, what is diagnosed, and how long it goes on.
+# Environments are panels.
 _NOT_SETTINGS = {
     "env",
     "seed",
@@ -32,6 +33,7 @@ _NOT_SETTINGS = {
     "epoch_length",
     "eval_episodes",
     "eval_untrained",
+    "omd.diagnose_every",
 }
 _PRIORITY = ("algo", "use_algo", "model.objective", "rollout.filter", "preset")
 

@@ -35,7 +35,6 @@ class Fit(NamedTuple):
     model: Model
     q: chex.Array  # [S, A], optimal under the model
     steps: chex.Array  # int32 [], updates until nothing moved any more, or all
-    residual: chex.Array  # [], of q; infinite after a solution that failed
 
 
 Solve = Callable[[Callable[[chex.Array], chex.Array], chex.Array], FixedPoint]
@@ -189,8 +188,7 @@ def fit(
 
     state = (start, optimizer.init(start.model), jnp.zeros((), jnp.int32), jnp.array(True))
     (model, q), _, steps, _ = jax.lax.while_loop(unfinished, update, state)
-    solution = fixed_point(partial(bellman, imagined(mdp, model)), q)
-    return Fit(model, solution.value, steps, solution.residual)
+    return Fit(model, fixed_point(partial(bellman, imagined(mdp, model)), q).value, steps)
 
 
 def make_sweep(

@@ -178,8 +178,9 @@ def test_the_best_action_is_found(algo):
         return -((action - 0.5) ** 2), 1, True, False
 
     q, act = train(algo, walk, tiny.always)
-    # OMD goes on moving the model, however well it fits
-    assert act(0) == pytest.approx(0.5, abs=0.2 if algo == "omd" else 0.1)
+    # 0.15 away costs 0.02; where it ends depends on the processor's rounding (0.61 with AVX2).
+    # OMD goes on moving the model, however well it fits.
+    assert act(0) == pytest.approx(0.5, abs=0.2 if algo == "omd" else 0.15)
     assert q(0, act(0)) == pytest.approx(0.0, abs=0.1)
 
 
