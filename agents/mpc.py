@@ -175,9 +175,9 @@ def make_model_fn(ensemble: Ensemble, *, deterministic: bool) -> ModelFn:
     def model_fn(params, key, observation, action) -> tuple[chex.Array, chex.Array]:
         members, normalizers = params
         prediction = ensemble.predict(members, normalizers, observation, action)
-        if deterministic:
-            return ensemble.decode(observation, action, prediction.mean)
-        target = prediction.at(noise_by_member(key, prediction.mean.shape))
+        target = prediction.mean
+        if not deterministic:
+            target = prediction.at(noise_by_member(key, target.shape))
         return ensemble.decode(observation, action, target)
 
     return model_fn

@@ -15,11 +15,10 @@ sys.path.insert(0, str(ROOT))
 import pandas as pd  # noqa: E402
 
 from experiment import die_with_parent, metrics  # noqa: E402
+from experiment.command_line import INTERRUPTED  # noqa: E402
 from experiment.files import disk_problems_as_user_errors, write_text_atomically  # noqa: E402
 from experiment.seed_tables import STEP  # noqa: E402
 from experiment.sweep_trial import LOG_FILE  # noqa: E402
-
-INTERRUPTED = 130  # exit status of train.py after Ctrl-C
 
 
 def logged(command: list[str], folder: Path) -> str:

@@ -93,7 +93,7 @@ def _parts(config: Any) -> Any:
     return parts_of(policy, make_ensemble(config, spec), spec)
 
 
-def _random_replay(capacity: int, size: int) -> Any:
+def _random_replay(capacity: int) -> Any:
     import jax
     import jax.numpy as jnp
 
@@ -102,7 +102,7 @@ def _random_replay(capacity: int, size: int) -> Any:
     state = buffer.init(capacity, example_transition(OBSERVATION, ACTION))
     rows = jax.random.normal(jax.random.key(0), state.rows.shape)
     rows = rows.at[:, -2:].set(0.0)  # terminated and truncated
-    return state.replace(rows=rows, size=jnp.asarray(size, jnp.int32))
+    return state.replace(rows=rows, size=jnp.asarray(capacity, jnp.int32))
 
 
 def _sac_rate(width: int, num_seeds: int) -> float:
@@ -124,7 +124,7 @@ def _sac_rate(width: int, num_seeds: int) -> float:
     )
     agent = seeds.lift(make_agent(config, envs.spec(config.env)), num_seeds)
     state = agent.init(list(range(num_seeds)))
-    filled = _random_replay(20_000, 20_000)
+    filled = _random_replay(20_000)
     replay = jax.tree.map(
         lambda old, new: jax.device_put(np.stack([new] * num_seeds), old.sharding),
         state.replay,
@@ -167,7 +167,7 @@ def ensemble() -> float:
         parts = _parts(config)
         learner = make_fit(config, parts.ensemble, OBJECTIVES["mle"](config, parts))
         fit = jax.jit(learner.fit)
-        state, replay = learner.init(jax.random.key(0)), _random_replay(100_000, 100_000)
+        state, replay = learner.init(jax.random.key(0)), _random_replay(100_000)
         context = Context(None, None, None, None, state.normalizers)
         return best_seconds(
             lambda: jax.block_until_ready(fit(state, replay, context, jax.random.key(1)))
@@ -196,7 +196,7 @@ def rollout() -> float:
     )
     key = jax.random.key(0)
     actor, fitted = make_sac(config, parts.spec).init(key).policy, learner.init(key)
-    replay = _random_replay(100_000, 100_000)
+    replay = _random_replay(100_000)
     item = WeightedTransition(example_transition(OBSERVATION, ACTION), jnp.ones(()))
     carry = [buffer.init(400_000, item)]
 

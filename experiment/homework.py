@@ -157,7 +157,8 @@ def _refreshes(given: Mapping[str, str], usual: Sizes) -> list[str]:
 
 def _refuse_model(given: Mapping[str, str]) -> None:
     """Refuses variables about a model."""
-    of_models = [name for name, fields in (MODEL | FIT).items() if "model." in fields[0]]
+    fields = MODEL | FIT
+    of_models = [name for name in fields if fields[name][0].startswith("model.")]
     for name in ("ADD_SL_NOISE", *of_models):
         if given.get(f"MBPO_{name}", "0") != "0":
             raise UserError(f"MBPO_{name} needs a model: use MBPO_ROLLOUT_LENGTH=1 or more.")
