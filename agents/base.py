@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
+import jax
+import jax.numpy as jnp
 
 from models.ensemble import Ensemble
 from models.training import ModelState
@@ -49,6 +51,32 @@ def observe(state: AgentState, transition: Transition) -> AgentState:
     """Stores a transition in a state that has the fields `replay` and `env_steps`."""
     replay = buffer.add(state.replay, transition)
     return state.replace(replay=replay, env_steps=state.env_steps + 1)
+
+
+def periodically(
+    period: int, step: chex.Array, update: Callable[[Any], tuple[Any, Metrics]], state: Any
+) -> tuple[Any, Metrics]:
+    """Applies an update in every `period`-th step, and nothing in the others.
+
+    Args:
+      period: from 1.
+      step: int32 [], counted from 1.
+      update: `(state) -> (state, metrics)`.
+      state: any tree.
+
+    Returns:
+      The state, and metrics of which the mean over whole periods is that of the updates. Where
+      seeds are vectorised, the update is computed in every step and dropped in the others.
+    """
+    if period == 1:
+        return update(state)
+
+    def nothing(state: Any) -> tuple[Any, Metrics]:
+        _, metrics = jax.eval_shape(update, state)
+        return state, jax.tree.map(lambda value: jnp.zeros(value.shape, value.dtype), metrics)
+
+    state, metrics = jax.lax.cond(step % period == 0, update, nothing, state)
+    return state, jax.tree.map(lambda value: period * value, metrics)
 
 
 def no_memory(policy: Any, num_episodes: int) -> tuple[()]:

@@ -15,7 +15,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from agents import sac, soft_q
-from agents.base import Agent, Internals, Metrics, Stage, observe, reactive
+from agents.base import Agent, Internals, Metrics, Stage, observe, periodically, reactive
 from agents.learner import Learner, LearnerState
 from envs.spec import EnvSpec
 from models.ensemble import make_ensemble
@@ -77,11 +77,20 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
             learned, model, metrics = update(*carry, state.replay, key)
             return (learned, model), metrics
 
-        keys = jax.random.split(update_key, config.updates_per_step)
-        (learned, model), metrics = jax.lax.scan(one, (state.learner, state.model), keys)
+        def updates(carry: tuple) -> tuple[tuple, Metrics]:
+            keys = jax.random.split(update_key, config.updates_per_step)
+            carry, metrics = jax.lax.scan(one, carry, keys)
+            return carry, jax.tree.map(jnp.mean, metrics)
+
+        (learned, model), metrics = periodically(
+            config.update_every,
+            state.env_steps - config.initial_steps,
+            updates,
+            (state.learner, state.model),
+        )
         action = learner.behave(learned, next_observation, action_key)
         state = state.replace(key=key, learner=learned, model=model)
-        return state, action, jax.tree.map(jnp.mean, metrics)
+        return state, action, metrics
 
     def inspect(state: DynaState) -> tuple[DynaState, Metrics]:
         key, batch_key, diagnosis_key = jax.random.split(state.key, 3)

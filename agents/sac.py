@@ -14,7 +14,7 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from agents.base import Agent, Internals, Metrics, observe, reactive
+from agents.base import Agent, Internals, Metrics, observe, periodically, reactive
 from agents.learner import Learner
 from agents.networks import make_networks
 from envs.spec import EnvSpec
@@ -311,18 +311,22 @@ def acting(
         state = observe(state, transition)
         key, update_key, action_key = jax.random.split(state.key, 3)
 
-        batch_keys, update_keys = jax.random.split(update_key, (2, config.updates_per_step))
-        batches, weights = jax.vmap(lambda key: sample_batch(state, key))(batch_keys)
-        learned, metrics = jax.lax.scan(
-            lambda learned, inputs: learner.update(learned, *inputs),
-            state.sac,
-            (batches, update_keys, weights),
-        )
+        def update(learned: SACState) -> tuple[SACState, Metrics]:
+            batch_keys, update_keys = jax.random.split(update_key, (2, config.updates_per_step))
+            batches, weights = jax.vmap(lambda key: sample_batch(state, key))(batch_keys)
+            learned, metrics = jax.lax.scan(
+                lambda learned, inputs: learner.update(learned, *inputs),
+                learned,
+                (batches, update_keys, weights),
+            )
+            return learned, jax.tree.map(jnp.mean, metrics)
+
+        learning_step = state.env_steps - config.initial_steps
+        learned, metrics = periodically(config.update_every, learning_step, update, state.sac)
         if config.sac.explore_greedily:
             action = learner.greedy(learned.policy, next_observation)
         else:
             action = learner.sample(learned.policy, next_observation, action_key)
-        metrics = jax.tree.map(jnp.mean, metrics)
         return state.replace(key=key, sac=learned), action, metrics
 
     return Agent(

@@ -15,16 +15,19 @@ from configs import cs285_mbpo, cs285_mpc
 from errors import UserError
 from experiment import metrics
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
+from experiment.homework import EPISODE_STEPS
 from experiment.seed_tables import STEP
 
 RETURNS_FILE = "returns.csv"
-RETURN, CLOCK = "eval/return", "wall_clock"
-_COLUMNS = ["run", "seed", "iteration", STEP, RETURN, CLOCK]
+RETURN, CLOCK = "return", "wall_clock"
+_EVALUATED, _COLLECTED = "eval/return", "train/return"  # of the metrics of a run
+_COLUMNS = ["run", "seed", "iteration", STEP, RETURN, _EVALUATED, _COLLECTED, CLOCK]
 _SHORT_CHEETAH = 800  # steps per iteration, of 5,000: planning takes 0.1 to 0.4 s a step
 _SHORT_REACHER = 2_500  # likewise
 _SHORT_ITERATIONS = 3  # on the reacher, of 15
 _SHORT_OBSTACLES = 6  # iterations, of 12
 _CEM_ITERATIONS = 5  # of question 5
+_ABLATION_STEPS = 800  # of the reacher per iteration, question 4
 REDUCTIONS = (
     f"Smaller than the homework, whose sizes `--full` has: the cheetah plans {_SHORT_CHEETAH:,} "
     f"environment steps per iteration instead of 5,000, for {_CEM_ITERATIONS} iterations instead "
@@ -43,6 +46,7 @@ class Point(NamedTuple):
     config: str  # below configs/, with its argument
     flags: dict[str, Any]  # dotted configuration field -> value
     iterations: int
+    collected_episodes: int = 0  # per iteration, whole ones, that count like those of evaluation
 
     @property
     def total_steps(self) -> int:
@@ -121,7 +125,9 @@ def points(full: bool) -> list[Point]:
         }
     initial = {"initial_steps": 20_000} if full else {}
     runs += [
-        planning(name, reacher, few, 800, eval_episodes=2 if full else 1, **initial, **flags)
+        planning(
+            name, reacher, few, _ABLATION_STEPS, eval_episodes=2 if full else 1, **initial, **flags
+        )._replace(collected_episodes=_ABLATION_STEPS // EPISODE_STEPS[reacher])
         for name, flags in ablations.items()
     ]
     runs += [
@@ -138,6 +144,8 @@ def points(full: bool) -> list[Point]:
     ]
     length = mpc[cheetah].steps
     flags = {"initial_steps": length, "epoch_length": length, "eval_episodes": 5}
+    fewer = flags | {"update_every": length // 1_000}  # as in the edition of 2022
+    runs.append(Point("q6_sac1000", "cs285_mbpo.py:0", fewer, cs285_mbpo.ITERATIONS))
     return runs + [
         Point(f"q6_rollout{k}", f"cs285_mbpo.py:{k}", flags, cs285_mbpo.ITERATIONS)
         for k in (0, 1, 10)
@@ -230,9 +238,15 @@ PANELS = [
     Panel(
         6,
         "Cheetah: rollout length of MBPO",
-        {"q6_rollout0": "0 (SAC)", "q6_rollout1": "1 (Dyna)", "q6_rollout10": "10 (MBPO)"},
         {
-            "q6_rollout0": "solutions −114 to 494",
+            "q6_sac1000": "0 (SAC), 1,000 updates",
+            "q6_rollout0": "0 (SAC)",
+            "q6_rollout1": "1 (Dyna)",
+            "q6_rollout10": "10 (MBPO)",
+        },
+        {
+            "q6_sac1000": "solutions of 2022: −114 to 322",
+            "q6_rollout0": "solutions of 2023: 49 to 494",
             "q6_rollout1": "solutions 23 to 882",
             "q6_rollout10": "at least 700 (2023) or about 1,000; solutions 748 to 1,768",
         },
@@ -282,22 +296,33 @@ CHECKS = [
         ("q6_rollout10", "q6_rollout1", "q6_rollout0"),
         lambda ten, one, none: ten[-1] > one[-1] >= none[-1],
     ),
+    Check(
+        "Cheetah at the end: Dyna not below SAC with 1,000 updates per iteration (2022).",
+        ("q6_rollout1", "q6_sac1000"),
+        lambda one, none: one[-1] >= none[-1],
+    ),
 ]
 
 
 def collect(runs: Sequence[tuple[Point, Path]]) -> pd.DataFrame:
     """Reads finished runs: a row per run, seed and iteration.
 
-    The evaluation of the untrained model is left out.
+    The evaluation of the untrained model is left out. Where collected episodes count, the return is
+    the mean over them and those of evaluation: a planner acts alike in both, and what an iteration
+    collects, it collects with the model that is evaluated at its end.
     """
     frames = []
     for point, folder in runs:
         for seed, frame in metrics.read(folder).items():
-            rows = frame[[STEP, RETURN, CLOCK]].dropna()
+            rows = frame[frame[_EVALUATED].notna()]
             learned = rows[STEP] - point.flags["initial_steps"]
-            rows = rows.assign(run=point.name, seed=seed)
+            rows = rows.assign(run=point.name, seed=seed, **{RETURN: rows[_EVALUATED]})
+            if collected := point.collected_episodes:
+                evaluated = point.flags["eval_episodes"]
+                total = evaluated * rows[_EVALUATED] + collected * rows[_COLLECTED]
+                rows[RETURN] = total / (evaluated + collected)
             rows["iteration"] = learned // point.flags["epoch_length"]
-            frames.append(rows.loc[learned > 0, _COLUMNS])
+            frames.append(rows.reindex(columns=_COLUMNS)[learned > 0])
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS)
 
 

@@ -173,9 +173,10 @@ def _setting(folder: Path) -> str:
         "start of the programs and compilation included. Each run has a core to itself; its time "
         "below is its own, without the start. Iteration k is the k-th fit of the model, in "
         "question 6 the k-th 5,000 steps; its return is greedy, of episodes as long as the "
-        "homework's. Published are the handout's expectation (2022) and the range of public "
-        "solutions of 2022 and 2023; those of questions 3 and 4 are means of the last five of up "
-        "to 20 iterations."
+        "homework's, in question 4 also of the episodes collected with that model, in which the "
+        "planner acts alike. Published are the handout's expectation (2022) and the range of "
+        "public solutions of 2022 and 2023; those of questions 3 and 4 are means of the last five "
+        "of up to 20 iterations."
     )
 
 

@@ -26,7 +26,7 @@ from analysis import cs285_study, cs285_study_report  # noqa: E402
 from analysis.cs285_study import CLOCK, Point  # noqa: E402
 from benchmarks.running import copy, is_finished, logged, on_own_cores  # noqa: E402
 from errors import UserError  # noqa: E402
-from experiment import command_line, metrics  # noqa: E402
+from experiment import command_line  # noqa: E402
 from experiment.files import disk_problems_as_user_errors  # noqa: E402
 from experiment.progress import duration  # noqa: E402
 
@@ -100,7 +100,7 @@ def model_fits(out: Path) -> str:
 def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
     """Runs train.py on a point that is not finished; returns what went wrong, "" if nothing did."""
     problem = ""
-    if not is_finished(folder, point.total_steps, options.seeds):
+    if not is_finished(folder, point.total_steps, options.seeds, point.flags):
         command = [
             str(ROOT / "train.py"),
             f"--config=configs/{point.config}",
@@ -110,7 +110,7 @@ def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
             f"--workdir={folder}",
         ]
         problem = timed(command, folder)
-    print(f"{point.name}: {problem or outcome(folder)}", flush=True)
+    print(f"{point.name}: {problem or outcome(point, folder)}", flush=True)
     return problem
 
 
@@ -136,12 +136,11 @@ def note_time(folder: Path, start: float, end: float) -> None:
         table.write(f"{folder.name},{start:.1f},{end:.1f}\n")
 
 
-def outcome(folder: Path) -> str:
+def outcome(point: Point, folder: Path) -> str:
     """Returns how long a finished run took, and its last return."""
-    frames = metrics.read(folder).values()
-    seconds = max(frame[CLOCK].iloc[-1] for frame in frames)
-    last = sum(frame[cs285_study.RETURN].iloc[-1] for frame in frames) / len(frames)
-    return f"{duration(seconds)}, last return {last:,.1f}"
+    table = cs285_study.collect([(point, folder)])
+    last = cs285_study.by_iteration(table, point.name).iloc[-1]
+    return f"{duration(table[CLOCK].max())}, last return {last:,.1f}"
 
 
 def report(runs: list[tuple[Point, Path]], options: argparse.Namespace) -> None:
@@ -149,7 +148,7 @@ def report(runs: list[tuple[Point, Path]], options: argparse.Namespace) -> None:
     finished = [
         (point, folder)
         for point, folder in runs
-        if is_finished(folder, point.total_steps, options.seeds)
+        if is_finished(folder, point.total_steps, options.seeds, point.flags)
     ]
     fits = options.out / cs285_study_report.FITS_FOLDER / cs285_study_report.FITS_FILE
     if not finished and not fits.exists():

@@ -4,17 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import pandas as pd  # noqa: E402
 
-from experiment import die_with_parent, metrics  # noqa: E402
+from experiment import die_with_parent, metrics, run_folder  # noqa: E402
 from experiment.command_line import INTERRUPTED  # noqa: E402
 from experiment.files import disk_problems_as_user_errors, write_text_atomically  # noqa: E402
 from experiment.seed_tables import STEP  # noqa: E402
@@ -109,8 +110,25 @@ def copy(files: Iterable[str], source: Path, target: Path) -> None:
                 shutil.copyfile(source / name, target / name)
 
 
-def is_finished(folder: Path, steps: int, seeds: int) -> bool:
-    """Whether a run folder has so many seeds and all of them have done so many steps."""
+def is_finished(
+    folder: Path, steps: int, seeds: int, settings: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether a run folder has so many seeds and all of them have done so many steps.
+
+    Args:
+      folder: need not exist.
+      steps: of the environment, per seed.
+      seeds: how many.
+      settings: dotted configuration field -> number or name; a run with another one is another
+        run, not this one finished, and train.py refuses to go on with it. Other fields, whose
+        defaults may have changed since, are not compared.
+
+    Raises:
+      UserError: `config.json` is missing or damaged.
+    """
     frames = metrics.read(folder)
     ends = [int(frame[STEP].iloc[-1]) for frame in frames.values() if len(frame)]
-    return ends == [steps] * seeds
+    if ends != [steps] * seeds or not settings:
+        return ends == [steps] * seeds
+    config = run_folder.flatten(run_folder.read_config(folder)["config"])
+    return all(config.get(name) == value for name, value in settings.items())

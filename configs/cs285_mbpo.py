@@ -11,8 +11,8 @@ of as many environment steps as in `configs/cs285_mpc.py`, 5,000 with the cheeta
 What differs from the homework's edition of 2022, where every iteration has phases:
 
 - Policy updates are spread over the environment steps, one each, as many as the 5,000 of an
-  iteration; there they follow the collection. Without a model there are as many here, while its
-  command for length 0 does 1,000.
+  iteration; there they follow the collection. Without a model there are as many here, as in the
+  edition of 2023; that of 2022 does 1,000 for length 0 (`--config.update_every=5`).
 - The model is fitted ten times per iteration, every 500 steps, with a tenth of the gradient steps
   (rounded up); so the first rollouts come from a model of 150 gradient steps, there of 1,500.
   A rollout per environment step starts at every fit and is used for an iteration; there one

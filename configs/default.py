@@ -37,6 +37,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     config.eval_episodes = 10  # greedy episodes per seed and evaluation
     config.eval_untrained = True  # evaluate before learning begins, too
     config.updates_per_step = placeholder(int)  # policy gradient updates per environment step
+    config.update_every = 1  # do them at every so many environment steps only
     config.discount = 0.99
     config.replay_capacity = placeholder(int)  # transitions per seed; default total_steps
 

@@ -37,6 +37,7 @@ SMALLEST: dict[str, int] = {
     "epoch_length": 1,
     "eval_episodes": 1,
     "updates_per_step": 1,
+    "update_every": 1,
     "replay_capacity": 1,
     "sac.batch_size": 1,
     "sac.hidden_width": 1,
@@ -279,6 +280,22 @@ def check_budget(config: ConfigDict) -> Iterator[str]:
         )
 
 
+def check_update_every(config: ConfigDict) -> Iterator[str]:
+    """Yields epochs in which no whole number of periods of updates fits."""
+    every, epoch = config.update_every, config.epoch_length
+    if not uses(config, "update_every") or every < 2:
+        return
+    if None in (epoch, config.total_steps, config.initial_steps):
+        return
+    learning = config.total_steps - config.initial_steps
+    if learning > 0 and (epoch % every or learning % every):
+        yield (
+            f"{flag(config, 'update_every')} does not divide both epoch_length={epoch} and the "
+            f"{learning} steps of learning (total_steps - initial_steps), over which metrics are "
+            "averaged: use a divisor of both."
+        )
+
+
 def check_model(config: ConfigDict) -> Iterator[str]:
     """Yields contradictions among the sizes of the dynamics model."""
     model = config.model
@@ -320,6 +337,7 @@ CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
     check_numbers,
     check_temperature,
     check_budget,
+    check_update_every,
     check_model,
     check_weight_decay,
     check_rollout,

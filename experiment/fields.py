@@ -105,7 +105,7 @@ def uses(config: ConfigDict, name: str) -> bool:
         return agent == "mpc" and name.removeprefix("planner.") in (*EVERY_PLANNER, *own)
     if name == "rollout.deterministic":
         return agent in ("mbpo", "mpc", "dyna")
-    if name in ("updates_per_step", "discount") or name.startswith("sac."):
+    if name in ("updates_per_step", "update_every", "discount") or name.startswith("sac."):
         return agent != "mpc"
     if name in HYPERGRADIENT:
         return agent == "dyna" and objective == "omd"

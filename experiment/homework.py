@@ -134,12 +134,13 @@ def _mbpo(given: Mapping[str, str]) -> list[str]:
     if "SAC_N_ITER" in given:
         steps = _integer(given, "MBPO_BATCH_SIZE", usual.steps)
         updates = _integer(given, "SAC_N_ITER", steps)
-        if updates % steps:
+        if updates % steps and steps % updates:
             raise UserError(
                 f"SAC_N_ITER={updates}: updates are spread over the {steps} environment steps of "
-                f"an iteration (MBPO_BATCH_SIZE): use a multiple of {steps}."
+                f"an iteration (MBPO_BATCH_SIZE): use a multiple or a divisor of {steps}."
             )
-        flags.append(f"--config.updates_per_step={updates // steps}")
+        flags.append(f"--config.updates_per_step={max(updates // steps, 1)}")
+        flags.append(f"--config.update_every={max(steps // updates, 1)}")
     return flags
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import integrate
 
 from agents import sac
+from agents.registry import make_agent
 from replay import Transition, buffer
 from tests.integration import tiny
 
@@ -492,6 +493,41 @@ def test_one_step_is_its_updates_in_sequence():
     )
     assert int(stepped.sac.updates) == 3
     assert int(stepped.env_steps) == 21
+
+
+@pytest.mark.parametrize("algo", ["sac", "mbpo", "omd"])
+def test_updates_at_every_third_step_alone_and_metrics_are_theirs(algo):
+    """From the same state, the third step does what a step that always updates does."""
+    spec = tiny.spec(1, 1)
+    sizes = {"initial_steps": 16, "epoch_length": 99, "total_steps": 16 + 99}
+    sizes |= {"model__num_members": 2, "model__num_elites": 1}
+    always, third = (
+        make_agent(tiny.config(algo, **sizes, update_every=every), spec) for every in (1, 3)
+    )
+    step = jax.jit(third.step)
+    state = third.init(jax.random.key(3))
+    for t in range(16):
+        state = third.observe(state, transition(jnp.float32(t)))
+    for stage in third.refresh:
+        state, _ = jax.jit(stage.run)(state)
+    sums = dict.fromkeys(("critic/loss", "policy/loss"), 0.0)
+    for t in range(3):
+        before = state
+        state, _, metrics = step(before, transition(jnp.float32(t)), jnp.ones(1))
+        sums = {name: total + metrics[name] for name, total in sums.items()}
+        if t < 2:
+            for old, new in zip(jax.tree.leaves(learned(before)), jax.tree.leaves(learned(state))):
+                np.testing.assert_array_equal(old, new)
+    expected, _, losses = jax.jit(always.step)(before, transition(jnp.float32(2)), jnp.ones(1))
+    for actual, desired in zip(jax.tree.leaves(learned(state)), jax.tree.leaves(learned(expected))):
+        np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-6)
+    for name, total in sums.items():
+        np.testing.assert_allclose(total / 3, losses[name], rtol=1e-5)
+
+
+def learned(state):
+    """What an agent's gradient updates change."""
+    return [getattr(state, name) for name in ("sac", "learner", "model") if hasattr(state, name)]
 
 
 def test_greedy_exploration_acts_with_the_mean():

@@ -7,6 +7,7 @@ import pytest
 from analysis import cs285_study, cs285_study_report
 from analysis.cs285_study import CHECKS, PANELS, points, verdict
 from benchmarks.cs285_model_fits import FITS
+from envs.cs285 import REACHER_STEPS
 from errors import UserError
 from experiment import configuration
 from experiment.metrics import MetricsWriter
@@ -20,7 +21,7 @@ def returns(**runs):
         for k, value in enumerate(values, start=1)
     ]
     return pd.DataFrame(
-        rows, columns=["run", "seed", "iteration", "env_step", "eval/return", "wall_clock"]
+        rows, columns=["run", "seed", "iteration", "env_step", "return", "wall_clock"]
     )
 
 
@@ -89,6 +90,33 @@ def test_iterations_are_counted_from_the_first_fit(tmp_path):
     assert cs285_study.by_iteration(table, point.name).to_dict() == {1: -45.0, 2: -35.0}
     cs285_study.write(table, tmp_path)
     pd.testing.assert_frame_equal(cs285_study.read(tmp_path), table)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_collected_episodes_are_whole(full):
+    """Iterations of the ablations begin and end with an episode of the reacher."""
+    for point in points(full):
+        if point.collected_episodes:
+            assert point.flags["epoch_length"] == point.collected_episodes * REACHER_STEPS
+            assert point.flags["initial_steps"] % REACHER_STEPS == 0
+            assert "reacher" in point.config
+    assert all(p.collected_episodes == 4 for p in points(full) if p.name.startswith("q4"))
+
+
+@pytest.mark.parametrize(
+    ("full", "expected"),
+    [(False, (-300.0 - 4 * 250.0) / 5), (True, (-2 * 300.0 - 4 * 250.0) / 6)],
+)
+def test_collected_episodes_of_the_ablations_count(tmp_path, full, expected):
+    point = next(point for point in points(full) if point.name == "q4_base")
+    writer = MetricsWriter(
+        tmp_path, [0], tensorboard=False, wandb="off", wandb_project="", config={}
+    )
+    row = {"eval/return": -300.0, "train/return": -250.0, "wall_clock": 9.0}
+    writer.write(point.flags["initial_steps"] + 800, [row])
+    table = cs285_study.collect([(point, tmp_path)])
+    assert cs285_study.by_iteration(table, point.name).to_dict() == {1: pytest.approx(expected)}
+    assert table[["eval/return", "train/return"]].to_numpy().tolist() == [[-300.0, -250.0]]
 
 
 def write_fits(folder):

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,6 +73,18 @@ def test_a_run_is_finished_when_all_seeds_are_at_the_last_step(tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     assert not is_finished(tmp_path / "run", steps=3000, seeds=2)
     assert not is_finished(tmp_path / "none", steps=3000, seeds=2)
+
+
+def test_a_run_with_other_settings_is_not_this_one_finished(tmp_path):
+    write_run(tmp_path / "run", [{"eval/return": 1.0}] * 3)
+    config = {"algo": "omd", "model": {"hidden_width": 2}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"config": config, "environment": {}}))
+    for settings, same in [
+        ({"algo": "omd", "model.hidden_width": 2}, True),
+        ({"algo": "omd", "model.hidden_width": 3}, False),
+        ({"algo": "omd", "a.younger.field": 1}, False),
+    ]:
+        assert is_finished(tmp_path / "run", steps=3000, seeds=2, settings=settings) is same
 
 
 def test_tables_survive_being_written(tmp_path):

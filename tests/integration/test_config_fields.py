@@ -38,6 +38,7 @@ OTHER = {
     "total_steps": 700,
     "initial_steps": 100,
     "updates_per_step": 3,
+    "update_every": 2,
     "discount": 0.9,
     "replay_capacity": 333,
     "sac.batch_size": 24,

@@ -7,6 +7,8 @@ import pytest
 
 from analysis.cs285_study import points
 from benchmarks import cs285_study
+from configs import default
+from experiment import run_folder
 from experiment.metrics import MetricsWriter
 
 POINT = points(full=False)[0]
@@ -16,11 +18,21 @@ POINT = points(full=False)[0]
 def commands(monkeypatch):
     """What the driver would run."""
     given = []
-    monkeypatch.setattr(cs285_study, "logged", lambda command, folder: given.append(command) or "")
+
+    def logged(command, folder):
+        given.append(command)
+        return "not run"
+
+    monkeypatch.setattr(cs285_study, "logged", logged)
     return given
 
 
-def finish(folder, steps):
+def finish(folder, steps, **others):
+    """Writes a run of POINT, with other settings if any."""
+    config = default.get_config()
+    config.update_from_flattened_dict(POINT.flags | others)
+    run_folder.open_run(folder, config.to_dict(), {})
+    run_folder.close_run(folder)
     writer = MetricsWriter(folder, [0], tensorboard=False, wandb="off", wandb_project="", config={})
     for step in steps:
         writer.write(step, [{"eval/return": -30.0, "wall_clock": 1.0}])
@@ -31,7 +43,7 @@ def test_a_run_that_is_not_finished_is_started_with_its_settings(tmp_path, comma
     folder = tmp_path / POINT.name
     finish(folder, [5_000])
     options, before = cs285_study.parse(["--out", str(tmp_path)]), time.time()
-    assert cs285_study.run(POINT, folder, options) == ""
+    assert cs285_study.run(POINT, folder, options) == "not run"
     ((script, *flags),) = commands
     assert script.endswith("train.py")
     assert flags[0] == "--config=configs/cs285_mpc.py:obstacles-cs285-v0"
@@ -49,6 +61,13 @@ def test_a_finished_run_is_skipped(tmp_path, commands):
     assert cs285_study.run(POINT, tmp_path / POINT.name, options) == ""
     assert not commands
     assert not (tmp_path / "programs.csv").exists()
+
+
+def test_a_run_of_other_settings_is_not_taken_for_a_finished_one(tmp_path, commands):
+    finish(tmp_path / POINT.name, [5_000, 5_100], eval_episodes=2)
+    options = cs285_study.parse(["--out", str(tmp_path)])
+    cs285_study.run(POINT, tmp_path / POINT.name, options)
+    assert len(commands) == 1
 
 
 def test_the_time_of_an_interrupted_part_counts(tmp_path, monkeypatch):

@@ -86,6 +86,7 @@ def test_a_short_run_of_the_notebook_gives_known_numbers(tmp_path, monkeypatch):
     assert table["OMD published"].tolist() == list(published_tabular.FIGURE_1["omd"])
     found = returns("MLE", "released").mean(axis=1)
     np.testing.assert_allclose(table["MLE ours"], found[places])
+    assert runs["inner residual"].between(0.0, 1e-8).all()
     assert len(list(tmp_path.glob("*.png"))) == 6
 
 
@@ -150,6 +151,7 @@ def test_theorem_2_holds_in_every_stored_run():
     runs = pd.read_csv(TABULAR / "runs.csv")
     assert len(runs) == 8 * 20 * 10
     assert (runs["error"] <= runs["omd bound"] + 1e-9).all()
+    assert runs["inner residual"].between(0.0, 1e-8).all()
 
 
 def test_the_stored_runs_say_what_the_text_says_about_them():
