@@ -128,7 +128,8 @@ def is_finished(
     """
     frames = metrics.read(folder)
     ends = [int(frame[STEP].iloc[-1]) for frame in frames.values() if len(frame)]
-    if ends != [steps] * seeds or not settings:
-        return ends == [steps] * seeds
+    done = ends == [steps] * seeds
+    if not done or not settings:
+        return done
     config = run_folder.flatten(run_folder.read_config(folder)["config"])
     return all(config.get(name) == value for name, value in settings.items())

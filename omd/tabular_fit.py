@@ -33,7 +33,7 @@ class Fit(NamedTuple):
     """What a fit found."""
 
     model: Model
-    q: chex.Array  # [S, A], optimal under the model
+    q: chex.Array  # [S, A], optimal under the model; not finite after a solution that failed
     steps: chex.Array  # int32 [], updates until nothing moved any more, or all
 
 

@@ -275,6 +275,17 @@ def test_likelihood_finds_the_mdp_as_soon_as_it_fits(mdp):
     close(fit.model.reward, jnp.broadcast_to(mdp.reward, (2, 2, 2, 2)), 1e-6)
     close(returns(mdp, fit), jnp.full((2, 2), 1.02725509), 1e-6)
     assert (fit.steps < 1000).all()
+    close(jax.vmap(jax.vmap(tabular.bellman))(believed, fit.q), fit.q, 1e-9)
+
+
+def test_a_fit_whose_inner_solution_fails_says_so(mdp):
+    def broken(operator, q):
+        return implicit.FixedPoint(q * jnp.nan, jnp.array(jnp.nan), jnp.int32(1))
+
+    gradient = tabular_fit.omd_gradient(mdp, return_loss(mdp), implicit.exact(), broken)
+    start = jax.tree.map(lambda leaf: leaf[0], starts(mdp, [1]))
+    fit = tabular_fit.fit(mdp, gradient, lambda model: model, start, 3)
+    assert not jnp.isfinite(fit.q).any()
 
 
 @pytest.mark.parametrize(
