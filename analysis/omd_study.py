@@ -32,7 +32,8 @@ PUBLISHED_MSE: dict[str, dict[int, float]] = {
 }
 UNTRAINED_MSE = 1.5
 _SETTING = ["algo", "width", "distractors"]
-_POINT_COLUMNS = [*_SETTING, "seed", "final_return", "next_state_mse", "q", "steps", CLOCK]
+_MEASURED = ["final_return", "next_state_mse", "q", "steps", CLOCK]
+_POINT_COLUMNS = [*_SETTING, "seed", *_MEASURED, "diverged"]  # diverged: a seed of the run did
 _CURVE_COLUMNS = [STEP, *_SETTING, "seed", RETURN]
 
 
@@ -109,7 +110,7 @@ class Pair(NamedTuple):
 
 
 def collect(runs: Iterable[tuple[Point, Path]]) -> Tables:
-    """Reads finished runs.
+    """Reads runs that have ended; one that diverged is read up to the epoch before.
 
     Args:
       runs: settings with their run folders.
@@ -120,12 +121,14 @@ def collect(runs: Iterable[tuple[Point, Path]]) -> Tables:
     """
     points, curves = [], []
     for point, folder in runs:
+        diverged = metrics.diverged(folder)
         for seed, frame in metrics.read(folder).items():
+            frame = frame[:-1] if diverged else frame
             evaluated = frame[[STEP, RETURN]].dropna()
             learned = frame[[MSE, Q]].dropna().tail(LAST).mean()
             final = evaluated[RETURN].tail(LAST).mean()
             end = int(frame[STEP].iloc[-1]), float(frame[CLOCK].iloc[-1])
-            points.append((*point, seed, final, learned[MSE], learned[Q], *end))
+            points.append((*point, seed, final, learned[MSE], learned[Q], *end, diverged))
             thinned = evaluated.iloc[::-1].iloc[::EVERY].iloc[::-1]
             curves += [(step, *point, seed, value) for step, value in thinned.to_numpy().tolist()]
     curve_table = pd.DataFrame(curves, columns=_CURVE_COLUMNS).astype({STEP: int})
@@ -212,6 +215,16 @@ def pairs(points: pd.DataFrame, axis: Axis) -> list[Pair]:
         for level, *at_level in zip(shared, *ends):  # all levels at once: resampling takes the time
             found.append(Pair(algo, other, int(level), statistics.Estimate(*at_level)))
     return found
+
+
+def cut_short(points: pd.DataFrame) -> list[str]:
+    """Returns which points are of runs that diverged: `vep at width 2 (step 48,000)`."""
+    ends = points[points["diverged"]].groupby(["algo", "width", "distractors"])["steps"].max()
+    return [
+        f"{algo} at {axis.noun} {level} (step {ends[algo, width, distractors]:,})"
+        for algo, width, distractors in ends.index
+        for axis, level in [(DISTRACTORS, distractors) if distractors else (WIDTH, width)]
+    ]
 
 
 def missing(points: pd.DataFrame) -> list[str]:

@@ -113,18 +113,24 @@ def _agreement(
 
 def _setting(points: pd.DataFrame) -> str:
     runs = points.groupby(["algo", "width", "distractors"])["wall_clock"].max()
-    steps = joined([f"{step:,}" for step in sorted(points["steps"].unique())])
     seeds = joined(sorted({str(n) for n in points.groupby(runs.index.names).size()}, key=int))
     pace = points["steps"].sum() / runs.sum()
     text = (
-        f"Soft Q-learning in a learned model after {steps} environment steps, {seeds} seeds per "
-        f"point; the published values are after {PUBLISHED_STEPS:,}. The final return of a seed is "
-        f"the mean of its last {LAST} evaluations. {counted(len(runs), 'run')} took "
+        f"Soft Q-learning in a learned model after {points['steps'].max():,} environment steps, "
+        f"{seeds} seeds per point; the published values are after {PUBLISHED_STEPS:,}. The final "
+        f"return of a seed is the mean of its last {LAST} evaluations. "
+        f"{counted(len(runs), 'run')} took "
         f"{time_taken(runs.sum())} (h:mm:ss) one after the other, {pace:,.0f} environment steps "
         "per second over all seeds of a run."
     )
-    absent = omd_study.missing(points)
-    return text + (f" **Not finished, so not in here: {joined(absent)}.**" if absent else "")
+    if cut_short := omd_study.cut_short(points):
+        text += (
+            " **One seed diverged, which ends the run of all, so that the values are those up to "
+            f"there: {joined(cut_short)}.**"
+        )
+    if absent := omd_study.missing(points):
+        text += f" **Not finished, so not in here: {joined(absent)}.**"
+    return text
 
 
 def _rule(comparisons: int) -> str:
@@ -228,7 +234,7 @@ def _large_q(points: pd.DataFrame) -> str:
 
 def _again(points: pd.DataFrame) -> str:
     flags = {
-        "steps": sorted(points["steps"].unique()),
+        "steps": [points["steps"].max()],
         "seeds": [points.groupby(["algo", "width", "distractors"]).size().max()],
         "algos": omd_study.algorithms(points),
         "widths": omd_study.levels(points, AXES[0]),

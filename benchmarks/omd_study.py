@@ -2,14 +2,15 @@
 
     python benchmarks/omd_study.py --steps=200000              36 runs of ten seeds
     python benchmarks/omd_study.py --widths=2 --distractors=   a part of them
-    python benchmarks/omd_study.py --report-only               the report on those that are finished
+    python benchmarks/omd_study.py --report-only               the report on those that have ended
     python benchmarks/omd_study.py --report-only --copy-to=results/omd/cartpole
 
 Runs train.py for one point after the other, in a folder each below --out. The same command
-continues: what is finished is skipped, what was interrupted resumes. Then `points.csv` has a row
-per point and seed (returns, errors and values are means of the last ten evaluations or epochs, as
-single ones are noisy; `wall_clock` is that of all seeds of the point), `curves.csv` every fifth
-evaluation, and `report.md` says what was found.
+continues: what has ended is skipped, what was interrupted resumes; a run of which a seed diverges
+ends there, and counts as it stood. Then `points.csv` has a row per point and seed (returns, errors
+and values are means of the last ten evaluations or epochs, as single ones are noisy; `wall_clock`
+is that of all seeds of the point), `curves.csv` every fifth evaluation, and `report.md` says what
+was found.
 """
 
 import argparse
@@ -86,8 +87,8 @@ def describe(point: Point) -> str:
 
 
 def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
-    """Runs train.py on a point that is not finished; returns what went wrong, "" if nothing did."""
-    if is_finished(folder, options.steps, options.seeds):
+    """Runs train.py on a point that has not ended; returns what went wrong, "" if nothing did."""
+    if has_ended(folder, options):
         return ""
     noise = f"+noise{point.distractors}" if point.distractors else ""
     command = [
@@ -100,33 +101,36 @@ def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
         f"--config.checkpoint.every_epochs={CHECKPOINT_EPOCHS}",
         f"--workdir={folder}",
     ]
-    return logged(command, folder)
+    problem = logged(command, folder)
+    return "" if metrics.diverged(folder) else problem
+
+
+def has_ended(folder: Path, options: argparse.Namespace) -> bool:
+    """Whether a run is as far as it gets: all seeds are at the last step, or one has diverged."""
+    return is_finished(folder, options.steps, options.seeds) or metrics.diverged(folder)
 
 
 def outcome(folder: Path) -> str:
-    """Returns what a finished run cost."""
+    """Returns what a run that has ended cost."""
     frames = metrics.read(folder).values()
     steps = sum(frame[omd_study.STEP].iloc[-1] for frame in frames)
     seconds = max(frame[omd_study.CLOCK].iloc[-1] for frame in frames)
     pace = f"{steps / seconds:,.0f} environment steps per second"
-    return f"{steps:,} environment steps of {len(frames)} seeds in {duration(seconds)}, {pace}"
+    text = f"{steps:,} environment steps of {len(frames)} seeds in {duration(seconds)}, {pace}"
+    return text + (", then a seed diverged" if metrics.diverged(folder) else "")
 
 
 def report(folders: dict[Point, Path], options: argparse.Namespace) -> None:
-    """Writes tables, figures and report on the points that are finished."""
-    finished = [
-        (point, folder)
-        for point, folder in folders.items()
-        if is_finished(folder, options.steps, options.seeds)
-    ]
-    if not finished:
+    """Writes tables, figures and report on the points that have ended."""
+    ended = [(point, folder) for point, folder in folders.items() if has_ended(folder, options)]
+    if not ended:
         raise UserError(
             f"no point of the study is finished in {options.out} with {options.steps:,} steps and "
             f"{options.seeds} seeds: pass --out, --steps and --seeds as when it was run."
         )
-    omd_study.write(omd_study.collect(finished), options.out)
+    omd_study.write(omd_study.collect(ended), options.out)
     omd_study_report.write_report(options.out)
-    print(f"Report on {len(finished)} of {len(folders)} points: {options.out / 'report.md'}")
+    print(f"Report on {len(ended)} of {len(folders)} points: {options.out / 'report.md'}")
     if options.copy_to:
         copy(omd_study_report.FILES, options.out, options.copy_to)
 

@@ -143,6 +143,11 @@ def read_refreshes(workdir: Path) -> dict[int, pd.DataFrame]:
     return seed_tables.read(workdir, REFRESHES)
 
 
+def diverged(workdir: Path) -> bool:
+    """Whether a run ended because the last epoch of a seed has a value that is not finite."""
+    return first_non_finite(seed_tables.last_rows(workdir, EPOCHS)) is not None
+
+
 def first_non_finite(rows: Sequence[Row]) -> tuple[int, str] | None:
     """Returns the row index and the name of the first value that is NaN or infinite, if any.
 

@@ -85,6 +85,14 @@ def read(workdir: Path, prefix: str) -> dict[int, pd.DataFrame]:
     return {seed: read_table(_path(Path(workdir), prefix, seed)) for seed in sorted(seeds)}
 
 
+def last_rows(workdir: Path, prefix: str) -> list[Row]:
+    """Returns the last row of every table of a family that has one, without its empty cells."""
+    tables = [_rows(path) for path in sorted(Path(workdir, "metrics").glob(f"{prefix}_*.csv"))]
+    return [
+        {name: float(cell) for name, cell in rows[-1].items() if cell} for rows in tables if rows
+    ]
+
+
 def _path(workdir: Path, prefix: str, seed: int) -> Path:
     return workdir / "metrics" / f"{prefix}_{seed}.csv"
 

@@ -8,6 +8,7 @@ from analysis import omd_study
 from analysis.omd_study import DISTRACTORS, WIDTH, Point, Tables
 from benchmarks.running import is_finished
 from errors import UserError
+from experiment import metrics
 from experiment.metrics import MetricsWriter
 
 SETTING = ["algo", "width", "distractors", "seed"]
@@ -27,7 +28,7 @@ def write_run(folder, rows):
 def points(**returns):
     """Returns points.csv with these returns at width 2; one value per seed."""
     rows = [
-        (algo, 2, 0, seed, value, 1.0, 50.0, 1000, 60.0)
+        (algo, 2, 0, seed, value, 1.0, 50.0, 1000, 60.0, False)
         for algo, values in returns.items()
         for seed, value in enumerate(values)
     ]
@@ -54,14 +55,30 @@ def test_runs_become_final_values_and_thinned_curves(tmp_path):
     tables = omd_study.collect([(point, tmp_path / "run")])
     # The last ten are 4 to 13, whose mean is 8.5; thirteen epochs take 780 seconds.
     assert tables.points.to_numpy().tolist() == [
-        ["omd", 2, 0, 0, 8.5, 17.0, -8.5, 13_000, 780.0],
-        ["omd", 2, 0, 1, 85.0, 170.0, -85.0, 13_000, 780.0],
+        ["omd", 2, 0, 0, 8.5, 17.0, -8.5, 13_000, 780.0, False],
+        ["omd", 2, 0, 1, 85.0, 170.0, -85.0, 13_000, 780.0, False],
     ]
     assert tables.curves.to_numpy().tolist() == [
         [step, "omd", 2, 0, seed, scale * step / 1000]
         for seed, scale in ((0, 1.0), (1, 10.0))
         for step in (3000, 8000, 13_000)
     ]
+
+
+def test_a_run_that_diverged_is_read_up_to_the_epoch_before(tmp_path):
+    row = {"eval/return": 9.0, "model/next_state_mse": 1.0, "critic/q": 90.0}
+    write_run(tmp_path / "run", [row, row, row | {"critic/q": float("inf")}])
+    assert metrics.diverged(tmp_path / "run")
+    table = omd_study.collect([(Point("vep", 2, 0), tmp_path / "run")]).points
+    assert table["steps"].tolist() == [2000, 2000]
+    assert table["q"].tolist() == [90.0, 900.0]
+    assert omd_study.cut_short(table) == ["vep at width 2 (step 2,000)"]
+
+
+def test_a_cell_without_a_value_is_no_divergence(tmp_path):
+    write_run(tmp_path / "run", [{"eval/return": 9.0, "critic/q": 1.0}, {"eval/return": 9.0}])
+    assert not metrics.diverged(tmp_path / "run")
+    assert not metrics.diverged(tmp_path / "none")
 
 
 def test_a_run_is_finished_when_all_seeds_are_at_the_last_step(tmp_path):

@@ -11,7 +11,7 @@ BLUE, VERMILION = "#0072b2", "#d55e00"  # omd and mle
 
 def rows(algo, width, distractors, values, error=1.0):
     return [
-        (algo, width, distractors, seed, value, error, 50.0, 3000, 100.0)
+        (algo, width, distractors, seed, value, error, 50.0, 3000, 100.0, False)
         for seed, value in enumerate(values)
     ]
 

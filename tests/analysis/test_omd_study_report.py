@@ -11,9 +11,9 @@ from analysis.statistics import Estimate
 NAN = float("nan")
 
 
-def rows(algo, width, distractors, returns, error=1.0, q=50.0):
+def rows(algo, width, distractors, returns, error=1.0, q=50.0, steps=3000):
     return [
-        (algo, width, distractors, seed, value, error, q, 3000, 100.0)
+        (algo, width, distractors, seed, value, error, q, steps, 100.0, steps < 3000)
         for seed, value in enumerate(returns)
     ]
 
@@ -87,6 +87,15 @@ def test_the_report_says_what_was_run(report):
         "python benchmarks/omd_study.py --steps=3000 --seeds=5 --algos=omd,mle,vep --widths=2 "
         "--distractors=16\n```\n"
     )
+
+
+def test_a_point_whose_critics_overflowed_is_named_with_its_step(points):
+    cut = table(rows("vep", 32, 16, [9.0] * 5, steps=2000))
+    text = omd_study_report.report(pd.concat([points, cut]))
+    assert "after 3,000 environment steps" in text
+    assert "up to there: vep at distractor count 16 (step 2,000).**" in text
+    assert "Not finished" not in text
+    assert "--steps=3000 " in text
 
 
 def test_the_finding_names_what_is_established(report):
