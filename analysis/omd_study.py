@@ -218,7 +218,7 @@ def pairs(points: pd.DataFrame, axis: Axis) -> list[Pair]:
 
 
 def cut_short(points: pd.DataFrame) -> list[str]:
-    """Returns which points are of runs that diverged: `vep at width 2 (step 48,000)`."""
+    """Returns which points are of runs that diverged: `vep at width 2 (step 49,000)`."""
     ends = points[points["diverged"]].groupby(["algo", "width", "distractors"])["steps"].max()
     return [
         f"{algo} at {axis.noun} {level} (step {ends[algo, width, distractors]:,})"

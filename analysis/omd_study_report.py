@@ -125,7 +125,7 @@ def _setting(points: pd.DataFrame) -> str:
     )
     if cut_short := omd_study.cut_short(points):
         text += (
-            " **One seed diverged, which ends the run of all, so that the values are those up to "
+            " **A seed diverged, which ends the run of all, so that the values are those up to "
             f"there: {joined(cut_short)}.**"
         )
     if absent := omd_study.missing(points):

@@ -27,6 +27,7 @@ from benchmarks.running import copy, is_finished, logged  # noqa: E402
 from errors import UserError  # noqa: E402
 from experiment import command_line, metrics  # noqa: E402
 from experiment.progress import duration  # noqa: E402
+from experiment.seed_tables import STEP  # noqa: E402
 
 ALGOS = ["omd", "mle", "vep"]
 WIDTHS = [1, 2, 3, 4, 6, 12]
@@ -102,18 +103,25 @@ def run(point: Point, folder: Path, options: argparse.Namespace) -> str:
         f"--workdir={folder}",
     ]
     problem = logged(command, folder)
-    return "" if metrics.diverged(folder) else problem
+    return "" if has_ended(folder, options) else problem
 
 
 def has_ended(folder: Path, options: argparse.Namespace) -> bool:
-    """Whether a run is as far as it gets: all seeds are at the last step, or one has diverged."""
-    return is_finished(folder, options.steps, options.seeds) or metrics.diverged(folder)
+    """Whether a run is as far as it gets: all seeds are at the last step, or one has diverged.
+
+    One that diverged in its first epoch has nothing to be read, and counts as failed.
+    """
+    if is_finished(folder, options.steps, options.seeds):
+        return True
+    frames = metrics.read(folder).values()
+    usable = [len(frame) > 1 and frame[STEP].iloc[-1] <= options.steps for frame in frames]
+    return usable == [True] * options.seeds and metrics.diverged(folder)
 
 
 def outcome(folder: Path) -> str:
     """Returns what a run that has ended cost."""
     frames = metrics.read(folder).values()
-    steps = sum(frame[omd_study.STEP].iloc[-1] for frame in frames)
+    steps = sum(frame[STEP].iloc[-1] for frame in frames)
     seconds = max(frame[omd_study.CLOCK].iloc[-1] for frame in frames)
     pace = f"{steps / seconds:,.0f} environment steps per second"
     text = f"{steps:,} environment steps of {len(frames)} seeds in {duration(seconds)}, {pace}"
@@ -125,7 +133,7 @@ def report(folders: dict[Point, Path], options: argparse.Namespace) -> None:
     ended = [(point, folder) for point, folder in folders.items() if has_ended(folder, options)]
     if not ended:
         raise UserError(
-            f"no point of the study is finished in {options.out} with {options.steps:,} steps and "
+            f"no point of the study has ended in {options.out} with {options.steps:,} steps and "
             f"{options.seeds} seeds: pass --out, --steps and --seeds as when it was run."
         )
     omd_study.write(omd_study.collect(ended), options.out)

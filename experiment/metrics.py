@@ -144,7 +144,7 @@ def read_refreshes(workdir: Path) -> dict[int, pd.DataFrame]:
 
 
 def diverged(workdir: Path) -> bool:
-    """Whether a run ended because the last epoch of a seed has a value that is not finite."""
+    """Whether the last epoch of any seed has a value that is not finite, which ends a run."""
     return first_non_finite(seed_tables.last_rows(workdir, EPOCHS)) is not None
 
 

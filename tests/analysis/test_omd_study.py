@@ -1,4 +1,6 @@
+import functools
 import json
+from argparse import Namespace
 
 import numpy as np
 import pandas as pd
@@ -6,6 +8,7 @@ import pytest
 
 from analysis import omd_study
 from analysis.omd_study import DISTRACTORS, WIDTH, Point, Tables
+from benchmarks.omd_study import has_ended
 from benchmarks.running import is_finished
 from errors import UserError
 from experiment import metrics
@@ -75,6 +78,19 @@ def test_a_run_that_diverged_is_read_up_to_the_epoch_before(tmp_path):
     assert omd_study.cut_short(table) == ["vep at width 2 (step 2,000)"]
 
 
+def test_a_run_that_diverged_has_ended(tmp_path):
+    row = {"eval/return": 9.0, "critic/q": 90.0}
+    write_run(tmp_path / "run", [row, row, row | {"critic/q": float("nan")}])
+    write_run(tmp_path / "first", [row | {"critic/q": float("nan")}])
+    write_run(tmp_path / "stopped", [row, row])
+    ended = functools.partial(has_ended, tmp_path / "run")
+    assert ended(Namespace(steps=4000, seeds=2))
+    assert not ended(Namespace(steps=2000, seeds=2))  # a part of a longer study
+    assert not ended(Namespace(steps=4000, seeds=10))
+    for nothing in ("first", "stopped", "none"):
+        assert not has_ended(tmp_path / nothing, Namespace(steps=4000, seeds=2))
+
+
 def test_a_cell_without_a_value_is_no_divergence(tmp_path):
     write_run(tmp_path / "run", [{"eval/return": 9.0, "critic/q": 1.0}, {"eval/return": 9.0}])
     assert not metrics.diverged(tmp_path / "run")
@@ -109,6 +125,7 @@ def test_tables_survive_being_written(tmp_path):
         [(5000, "omd", 2, 0, 0, 1 / 3)], columns=["env_step", *SETTING, "eval/return"]
     )
     tables = Tables(points(omd=[0.1, 2 / 3]), curves)
+    tables.points.loc[1, "diverged"] = True
     omd_study.write(tables, tmp_path / "new")
     for written, given in zip(omd_study.read(tmp_path / "new"), tables):
         pd.testing.assert_frame_equal(written, given, check_exact=True)
