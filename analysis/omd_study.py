@@ -219,7 +219,7 @@ def pairs(points: pd.DataFrame, axis: Axis) -> list[Pair]:
 
 def cut_short(points: pd.DataFrame) -> list[str]:
     """Returns which points are of runs that diverged: `vep at width 2 (step 49,000)`."""
-    ends = points[points["diverged"]].groupby(["algo", "width", "distractors"])["steps"].max()
+    ends = points[points["diverged"]].groupby(_SETTING)["steps"].max()
     return [
         f"{algo} at {axis.noun} {level} (step {ends[algo, width, distractors]:,})"
         for algo, width, distractors in ends.index

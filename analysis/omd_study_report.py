@@ -119,14 +119,13 @@ def _setting(points: pd.DataFrame) -> str:
         f"Soft Q-learning in a learned model after {points['steps'].max():,} environment steps, "
         f"{seeds} seeds per point; the published values are after {PUBLISHED_STEPS:,}. The final "
         f"return of a seed is the mean of its last {LAST} evaluations. "
-        f"{counted(len(runs), 'run')} took "
-        f"{time_taken(runs.sum())} (h:mm:ss) one after the other, {pace:,.0f} environment steps "
-        "per second over all seeds of a run."
+        f"{counted(len(runs), 'run')} took {time_taken(runs.sum())} (h:mm:ss) one after the other, "
+        f"{pace:,.0f} environment steps per second over all seeds of a run."
     )
-    if cut_short := omd_study.cut_short(points):
+    if ended_early := omd_study.cut_short(points):
         text += (
             " **A seed diverged, which ends the run of all, so that the values are those up to "
-            f"there: {joined(cut_short)}.**"
+            f"there: {joined(ended_early)}.**"
         )
     if absent := omd_study.missing(points):
         text += f" **Not finished, so not in here: {joined(absent)}.**"

@@ -78,19 +78,22 @@ def read(workdir: Path, prefix: str) -> dict[int, pd.DataFrame]:
     Returns:
       By seed in increasing order; an empty cell is NaN.
     """
-    seeds = [
-        int(path.stem.removeprefix(f"{prefix}_"))
-        for path in Path(workdir, "metrics").glob(f"{prefix}_*.csv")
-    ]
-    return {seed: read_table(_path(Path(workdir), prefix, seed)) for seed in sorted(seeds)}
+    return {seed: read_table(path) for seed, path in _existing(workdir, prefix).items()}
 
 
 def last_rows(workdir: Path, prefix: str) -> list[Row]:
     """Returns the last row of every table of a family that has one, without its empty cells."""
-    tables = [_rows(path) for path in sorted(Path(workdir, "metrics").glob(f"{prefix}_*.csv"))]
+    tables = [_rows(path) for path in _existing(workdir, prefix).values()]
     return [
         {name: float(cell) for name, cell in rows[-1].items() if cell} for rows in tables if rows
     ]
+
+
+def _existing(workdir: Path, prefix: str) -> dict[int, Path]:
+    """Returns the files of a family by seed in increasing order."""
+    files = Path(workdir, "metrics").glob(f"{prefix}_*.csv")
+    by_seed = {int(path.stem.removeprefix(f"{prefix}_")): path for path in files}
+    return dict(sorted(by_seed.items()))
 
 
 def _path(workdir: Path, prefix: str, seed: int) -> Path:
