@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+NEAR = 1.25  # times the last step of our runs: what is published up to there is drawn
+HALF_WIDTH = "half-width of the band"  # the `spread_kind` of rows that are no statistic of runs
 FILE = Path(__file__).parent.parent / "results" / "published.csv"
 TEXT = ("env_family", "env_version", "algo", "variant", "spread_kind", "source", "note")
 _NUMBERS = ("step", "mean", "spread", "seeds")
