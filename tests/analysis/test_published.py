@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import published
+from analysis import published, published_curves
 from envs.registry import registered_ids
 
 COLUMNS = [
@@ -50,11 +50,10 @@ def test_every_row_has_what_makes_it_usable():
 
 def test_hand_picked_values():
     hopper = cell(env_family="Hopper", step=125_000, algo="mbpo")
-    assert (hopper["mean"], hopper.spread, hopper.seeds) == (3280, 509, 5)
-    assert (hopper.spread_kind, hopper.env_version) == ("std", "")
-    assert "arXiv:2512.15439" in hopper.source
-    ant = cell(env_family="AntTruncated", step=300_000)
-    assert (ant["mean"], ant.spread) == (5281, 782)
+    # Mean and half-width of the file's five equally spaced copies, 2636.33, 2958.06 and so on.
+    assert (hopper["mean"], hopper.spread) == (round(2 * 2958.06 - 2636.33), round(2 * 321.73))
+    assert (hopper.spread_kind, hopper.env_version) == (published.HALF_WIDTH, "v2")
+    assert "arXiv:1906.08253" in hopper.source
     cheetah = cell(env_family="HalfCheetah", env_version="v3", step=100_000)
     # Three seeds read off a plot: 10.4k, 10.4k and 9.4k.
     assert cheetah["mean"] == round(30_200 / 3)
@@ -66,6 +65,22 @@ def test_hand_picked_values():
     assert (mle["mean"], mle.spread, mle.step) == (51, 14, 200_000)
     cem = cell(env_family="cheetah-cs285", variant="CEM, 4 iterations", seeds=3)
     assert (cem["mean"], cem.step) == (round((777 + 824 + 731) / 3, 1), 25_000)
+
+
+def test_the_band_of_2019_has_no_seeds_and_agrees_with_its_curve():
+    table = published.read()
+    of_band = table["source"].str.contains("erl_lib")
+    assert of_band.sum() == 21
+    assert (of_band == (table["spread_kind"] == published.HALF_WIDTH)).all()
+    rows = table[of_band]
+    assert rows["seeds"].isna().all()
+    assert rows["note"].str.contains("not for intervals or tests").all()
+    curves = published_curves.read()
+    curves = curves[curves["algorithm"] == published_curves.BAND]
+    both = rows.merge(curves, left_on=["env_family", "step"], right_on=["env", "env_step"])
+    assert len(both) == 21
+    assert (both["mean_x"] == both["mean_y"]).all()
+    assert (both["spread"] == both["std"]).all()
 
 
 def test_values_from_memory_say_so():
