@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import cost, published, statistics
+from analysis import cost, published, published_curves, statistics
 from analysis.curves import Curves, comparable, final_returns, on_common_steps
 from analysis.grouping import Group
 from errors import UserError
@@ -17,7 +17,8 @@ from experiment.files import disk_problems_as_user_errors, write_text_atomically
 THRESHOLD_SHARE = 0.8  # of the way from the worst first evaluation to the best final return
 MEASURES = {"final": "final return", "area": "mean return over the run"}  # per seed
 ALL = "all environments"  # instead of the name of one, in improvement.csv
-_TEXT = ("group", "other", *published.TEXT)  # columns whose cells can be empty or look like numbers
+# Columns whose cells can be empty or look like numbers.
+_TEXT = ("group", "other", *published.TEXT, *published_curves.TEXT)
 _ENDS = ("", "_low", "_high")
 _STATISTICS = {"mean": statistics.mean, "iqm": statistics.iqm}
 _SPREAD = [*(f"{name}{end}" for name in _STATISTICS for end in _ENDS), "min", "max"]
@@ -36,6 +37,7 @@ _COLUMNS = {  # of each table
     "improvement": _PAIR,
     "time": [*_GROUP, "stage", "seconds"],
     "published": ["env", *published.COLUMNS],
+    "published_curves": [*published_curves.COLUMNS],
 }
 
 Tables = dict[str, pd.DataFrame]
@@ -132,6 +134,8 @@ def _environment(
         _summary(c, table, found, interval) | {"threshold": threshold}
         for c, table, found in zip(compared, scores, estimates)
     ]
+    env, algos = drawn[0].group.env, {row["algo"] for row in summaries}
+    last = max(int(c.steps[-1]) for c in drawn)
     return {
         "curves": pd.concat(map(_curve, drawn, estimates)),
         "returns": pd.concat(map(_returns, drawn)),
@@ -139,7 +143,8 @@ def _environment(
         "summary": pd.DataFrame(summaries),
         "improvement": _improvement(scores, interval),
         "time": pd.concat(map(_time, compared)),
-        "published": published.relevant(drawn[0].group.env, {row["algo"] for row in summaries}),
+        "published": published.relevant(env, algos),
+        "published_curves": published_curves.relevant(env, algos, last),
     }
 
 

@@ -14,6 +14,7 @@ from analysis import (
     findings,
     grouping,
     published,
+    published_curves,
     runs,
     statistics,
 )
@@ -78,6 +79,7 @@ def write_report(
         finding,
         _figures(tables, interval),
         *(_table(tables, env, rule) for env in envs),
+        published_curves.section(tables["published_curves"]),
         _published(tables),
         _notes(notes),
         _again(command, out),

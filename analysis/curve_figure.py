@@ -1,4 +1,4 @@
-"""The figure of the learning curves of a comparison, with published values as reference marks."""
+"""The figure of the learning curves of a comparison, with published curves and values."""
 
 import textwrap
 from typing import Any
@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from analysis import published_curves
 from analysis.comparison import Tables
+from analysis.published import HALF_WIDTH, NEAR
 from analysis.wording import counted
 
-NEAR = 1.25  # times the last step: published values up to there are drawn
 _REFERENCE = "0.35"  # grey of published values whose algorithm is not that of exactly one group
 _SOURCE_WIDTH = 48  # characters
 _SOURCE_LINE_HEIGHT = 0.043  # in heights of a panel
@@ -24,12 +25,17 @@ Styles = dict[str, dict[str, Any]]  # by group: matplotlib's color and linestyle
 def drawn_references(tables: Tables) -> pd.DataFrame:
     """Returns the published values that are near enough to the curves to be drawn.
 
+    Those of a band are left out where the band itself is drawn.
+
     Two new columns: `origin`, algorithm and source, and `mark`, its number within an environment.
     """
     last = tables["curves"].groupby("env")["step"].max()
     rows = tables["published"]
     near = rows["step"] <= NEAR * rows["env"].map(last).astype(float)
-    rows = rows[near & (rows["variant"] == "")]
+    curves = tables["published_curves"]
+    banded = rows["env"].isin(curves.loc[curves["algorithm"] == published_curves.BAND, "env"])
+    drawn = banded & (rows["spread_kind"] == HALF_WIDTH)
+    rows = rows[near & ~drawn & (rows["variant"] == "")]
     rows = rows.assign(origin=rows["algo"] + ": " + rows["source"])
     marks = rows.groupby("env")["origin"].transform(lambda origins: pd.factorize(origins)[0] + 1)
     return rows.assign(mark=marks)
@@ -39,7 +45,7 @@ def figure(tables: Tables, styles: Styles) -> Figure:
     """Returns one row per environment: mean and interquartile mean over seeds."""
     envs = list(dict.fromkeys(tables["curves"]["env"]))
     page = Figure(figsize=(13, 4.2 * len(envs)), dpi=110, layout="constrained")
-    grid = page.subplots(len(envs), 2, squeeze=False, sharey="row")
+    grid = page.subplots(len(envs), 2, squeeze=False, sharex="row", sharey="row")
     references = drawn_references(tables)
     for env, (left, right) in zip(envs, grid):
         curves = tables["curves"][tables["curves"]["env"] == env]
@@ -51,16 +57,20 @@ def figure(tables: Tables, styles: Styles) -> Figure:
                 _draw_curve(axes, curve, column, styles[group])
             axes.set_title(f"{env}: {title}", fontsize=11)
             axes.set_xlabel("environment steps per seed")
-            _decorate(axes)
         left.set_ylabel("return (sum of rewards per episode)")
         summary = tables["summary"][tables["summary"]["env"] == env].set_index("group")
         compared = summary["step"].max()
         if compared < curves["step"].max():
             for axes in (left, right):
                 axes.axvline(compared, color="0.4", linestyle=":", linewidth=1)
+        behind = tables["published_curves"]
+        published_curves.draw(left, behind[behind["env"] == env])
         published = references[references["env"] == env]
         _draw_references(left, published, summary["algo"], styles)
-        _label_curves(right, curves, styles, lowest=_list_sources(right, published))
+        for axes in (left, right):
+            _decorate(axes)
+        height = _list_published_curves(left, right, lowest=_list_sources(right, published))
+        _label_curves(right, curves, styles, lowest=height)
     return page
 
 
@@ -108,6 +118,21 @@ def _list_sources(axes: Axes, rows: pd.DataFrame) -> float:
     text = "\n".join(lines)
     axes.text(1.02, 0.0, text, transform=axes.transAxes, va="bottom", fontsize=8, color="0.3")
     return _SOURCE_LINE_HEIGHT * (len(lines) + 1)
+
+
+def _list_published_curves(left: Axes, right: Axes, lowest: float) -> float:
+    """Writes the legend of the left axes beside the right ones, from `lowest` on.
+
+    Returns:
+      The height of its upper end, in heights of the axes.
+    """
+    handles, names = left.get_legend_handles_labels()
+    if not handles:
+        return lowest
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (1.02, lowest)}
+    style: dict[str, Any] = {"fontsize": 8, "labelcolor": "0.3", "frameon": False}
+    right.legend(handles, names, **place, **style, borderpad=0, borderaxespad=0)
+    return lowest + _LINE_HEIGHT * (len(handles) + 0.5)
 
 
 def _label_curves(axes: Axes, curves: pd.DataFrame, styles: Styles, lowest: float) -> None:

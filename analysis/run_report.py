@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import flow_report, omd_report
+from analysis import flow_report, omd_report, published_curves
 from analysis.rendering import markdown_table, save_figure
 from analysis.statistics import FEWEST_FOR_INTERVAL, t_interval
 from analysis.wording import counted, hardware
@@ -53,7 +53,9 @@ def draw_curve(workdir: Path) -> None:
     if returns.empty:
         axes.text(0.5, 0.5, "no evaluation yet", ha="center", transform=axes.transAxes)
     else:
+        published_curves.draw(axes, _published(config, returns))
         _draw_returns(axes, returns)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     axes.set_title(f"{config.get('algo')} \N{EN DASH} {config.get('env')}")
     axes.set_xlabel("environment steps per seed")
     axes.set_ylabel("evaluation return (sum of rewards per episode)")
@@ -76,13 +78,15 @@ def write_report(workdir: Path, command: str) -> None:
     draw_curve(workdir)
     description = read_config(workdir)
     frames = metrics.read(workdir)
-    outcomes = _outcomes(_returns(workdir))
+    returns = _returns(workdir)
+    outcomes = _outcomes(returns)
     config = description["config"]
     sections = [
         f"# {config.get('algo')} on {config.get('env')}",
         _finding(config, outcomes, _last(frames, "env_step")),
         f"![Evaluation return against environment steps]({CURVE_FILE})",
         _results_section(outcomes),
+        published_curves.section(_published(config, returns)),
         flow_report.section(workdir, frames),
         omd_report.section(workdir, frames, config),
         _time_section(frames),
@@ -99,6 +103,12 @@ def _returns(workdir: Path) -> pd.DataFrame:
         for seed, frame in metrics.read(workdir).items()
     }
     return pd.DataFrame(columns).dropna().sort_index()
+
+
+def _published(config: dict[str, Any], returns: pd.DataFrame) -> pd.DataFrame:
+    """Returns the published curves behind these returns."""
+    last = returns.index.max() if len(returns) else 0
+    return published_curves.relevant(config.get("env", ""), [config.get("algo", "")], last)
 
 
 def _draw_returns(axes: Axes, returns: pd.DataFrame) -> None:
@@ -121,7 +131,6 @@ def _draw_returns(axes: Axes, returns: pd.DataFrame) -> None:
         style = {"color": "0.5", "linewidth": 0.8} if seeds > 1 else {"linewidth": 2.0}
         name = f"seed {seed}" if seeds == 1 else "single seeds" if index == 0 else None
         axes.plot(steps, values[:, index], marker=marker, label=name, **style)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")  # "best" is slow with many points
 
 
 def _outcomes(returns: pd.DataFrame) -> dict[int, Outcome]:

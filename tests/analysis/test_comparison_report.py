@@ -11,7 +11,8 @@ from errors import UserError
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ("curves.png", "scores.png", "time.png")
-FILES = ("curves", "returns", "scores", "summary", "improvement", "time", "published")
+FILES = ("curves", "returns", "scores", "summary", "improvement", "time")
+FILES = (*FILES, "published", "published_curves")
 SHARES = (0.9, 0.95, 1.0, 1.05, 1.1)  # of the return at the top, by seed
 
 pytestmark = pytest.mark.usefixtures("_few_resamples")
@@ -62,7 +63,9 @@ def test_the_report_begins_with_findings_and_ends_with_its_commands(make_run, tm
         "- **Published on HalfCheetah-v3 (DI-engine documentation, page mbpo, plots), these "
         in text
     )
-    assert "| HalfCheetah-v5 | [2] | mbpo | 100,000 | 10,067 ± 577 (std) | 3 | DI-engine" in text
+    assert "| HalfCheetah-v5 | [1] | mbpo | 100,000 | 10,067 ± 577 (std) | 3 | DI-engine" in text
+    assert "- Hopper-v5, published, -v2: MBPO (2019), a band: github.com/4kubo/erl_lib" in text
+    assert "SAC (erl_lib" not in text  # of another version of the environments
     assert "## Notes" not in text
     assert text.endswith(f"```\npython report.py a b\npython report.py --redraw {out}\n```\n")
     assert "nan" not in text

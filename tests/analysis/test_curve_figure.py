@@ -2,14 +2,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import curve_figure
+from analysis import curve_figure, published, published_curves
+
+BAND = published_curves.BAND
 
 
-def tables(last, rows):
+def behind(*rows):
+    """Returns published curves; a row is environment, algorithm, step, mean and spread."""
+    columns = ["env", "algorithm", "env_step", "mean", "std"]
+    found = pd.DataFrame(rows, columns=columns).reindex(columns=published_curves.COLUMNS)
+    return found.assign(env_version="v2")
+
+
+def tables(last, rows, *curves):
     columns = ["env", "algo", "variant", "step", "source"]
     return {
         "curves": pd.DataFrame({"env": ["A-v5", "A-v5", "B-v5"], "step": [10, last, 1000]}),
-        "published": pd.DataFrame(rows, columns=columns),
+        "published": pd.DataFrame(rows, columns=columns).assign(spread_kind="std"),
+        "published_curves": behind(*curves),
     }
 
 
@@ -41,7 +51,15 @@ def test_a_source_has_one_mark_per_algorithm_and_environment():
     assert drawn["mark"].tolist() == [1, 2, 3, 1, 1]
 
 
-def figure_of(groups, published=()):
+def test_values_of_a_band_are_not_drawn_where_the_band_is():
+    rows = [("A-v5", "mbpo", "", 50, "S"), ("A-v5", "mbpo", "", 60, "T")]
+    rows += [("B-v5", "mbpo", "", 50, "S")]
+    found = tables(100, rows, ("A-v5", BAND, 50, 1.0, 2.0))
+    found["published"]["spread_kind"] = [published.HALF_WIDTH, "std", published.HALF_WIDTH]
+    assert curve_figure.drawn_references(found).index.tolist() == [1, 2]
+
+
+def figure_of(groups, published=(), curves_behind=()):
     """Draws curves of one environment; `groups` has mean by name and steps 1000 and 2000."""
     curves = [
         {"env": "A-v5", "group": group, "step": step, "seeds": seeds, "mean": value, "iqm": value}
@@ -56,7 +74,8 @@ def figure_of(groups, published=()):
     found = {
         "curves": pd.DataFrame(curves),
         "summary": pd.DataFrame(summary),
-        "published": pd.DataFrame(published, columns=columns),
+        "published": pd.DataFrame(published, columns=columns).assign(spread_kind="std"),
+        "published_curves": behind(*curves_behind),
     }
     return curve_figure.figure(found, styles)
 
@@ -92,13 +111,28 @@ def test_a_published_value_has_the_colour_of_its_algorithm_its_spread_and_its_so
     assert "[1] sac: A paper\n[2] omd: A blog" in right.texts[0].get_text()
 
 
+def test_published_curves_are_behind_the_means_of_their_environment_and_named_on_the_right():
+    rows = [("A-v5", BAND, step, 3.0, 0.5) for step in (1000, 2500)]
+    rows += [("B-v5", BAND, 1000, 9.0, 0.5)]
+    page = figure_of({"mbpo": (5.0, 4.0, 6.0, 5)}, curves_behind=rows)
+    left, right = page.axes
+    name = "published, -v2: MBPO (2019), a band"
+    (curve,) = [line for line in left.lines if line.get_label() == name]
+    assert curve.get_xydata().tolist() == [[1000, 3], [2500, 3]]
+    assert left.get_legend() is None
+    assert [text.get_text() for text in right.get_legend().get_texts()] == [name]
+    assert all(axes.get_xlim()[0] == 0 and axes.get_xlim()[1] > 2500 for axes in (left, right))
+
+
 @pytest.mark.parametrize("height", [0.0, 50.0, 100.0])
 def test_labels_overlap_neither_each_other_nor_the_sources(height):
     groups = dict.fromkeys("abcd", (height, height, height, 5))
     groups |= {"low": (0.0, -1.0, 1.0, 5), "high": (100.0, 99.0, 101.0, 5)}
-    page = figure_of(groups, [("A-v5", "omd", "", 1600, 4.0, np.nan, "A blog")])
-    page.canvas.draw()
-    boxes = [text.get_window_extent() for text in page.axes[1].texts]
-    assert len(boxes) == 6 + 1
+    rows = [("A-v5", BAND, 1000, 3.0, 0.5)]
+    page = figure_of(groups, [("A-v5", "omd", "", 1600, 4.0, np.nan, "A blog")], rows)
+    page.draw_without_rendering()
+    right = page.axes[1]
+    boxes = [text.get_window_extent() for text in [*right.texts, *right.get_legend().get_texts()]]
+    assert len(boxes) == 6 + 1 + 1
     for index, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[index + 1 :])

@@ -99,7 +99,7 @@ def test_an_evaluation_that_not_every_seed_has_is_left_out(tmp_path):
 @pytest.mark.parametrize("seeds", [1, 2, 5])
 def test_curve_is_drawn_quickly_with_lines_and_band(tmp_path, seeds):
     rng = np.random.default_rng(0)
-    make_run(tmp_path, {k: list(np.arange(30) + rng.normal(size=30)) for k in range(seeds)})
+    make_run(tmp_path, {k: list(40 * (np.arange(30) + rng.normal(size=30))) for k in range(seeds)})
     run_report.draw_curve(tmp_path)
     start = time.perf_counter()
     run_report.draw_curve(tmp_path)
@@ -110,6 +110,23 @@ def test_curve_is_drawn_quickly_with_lines_and_band(tmp_path, seeds):
     blue = (image[..., 2] > image[..., 0] + 0.1).mean()
     assert blue > (0.01 if seeds > 1 else 0.001)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_published_curves_of_the_same_algorithm_and_task_are_drawn_and_named(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(run_report, "save_figure", lambda figure, *_: figures.append(figure))
+    make_run(tmp_path / "far", {0: [1.0] * 5})  # to step 5,000, of Hopper-v5
+    run_report.write_report(tmp_path / "far", "x")
+    assert (
+        "- Hopper-v5, published, -v2: MBPO (2019), a band: github.com/4kubo/erl_lib"
+        in (tmp_path / "far" / "report.md").read_text()
+    )
+    (legend,) = figures[0].legends
+    band = "published, -v2: MBPO (2019), a band"
+    assert [text.get_text() for text in legend.get_texts()] == [band, "seed 0"]
+    make_run(tmp_path / "near", {0: [1.0] * 3})  # the first published step is 5,000
+    run_report.write_report(tmp_path / "near", "x")
+    assert "published" not in (tmp_path / "near" / "report.md").read_text()
 
 
 def test_a_folder_that_is_no_run_is_a_user_error(tmp_path):
