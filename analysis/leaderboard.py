@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.recipes import RECIPES
-from analysis import grouping, published, runs
+from analysis import grouping, published, published_curves, runs
 from analysis.curves import Curves, common, final_returns
 from analysis.rendering import markdown_table
 from analysis.run_report import FINAL_EVALUATIONS
@@ -82,10 +82,14 @@ def page(paths: Sequence[Path], file: Path) -> str:
         together.setdefault(run.folder.parent, []).append(run)
     entries = [entry for siblings in together.values() for entry in _entries(siblings)]
     command = shlex.join(map(str, ["python", "report.py", *paths, "--leaderboard", file]))
+    values, curves = (
+        f"[{path.name}]({os.path.relpath(path, root)})"
+        for path in (published.FILE, published_curves.FILE)
+    )
     sections = [
         "# Results",
-        f"Written by `{command}` from the CSV files below; not to be edited. Published values to "
-        f"compare with are in [published.csv]({os.path.relpath(published.FILE, root)}).",
+        f"Written by `{command}` from the CSV files below; not to be edited. Published values and "
+        f"learning curves to compare with are in {values} and {curves}.",
         _matrix(entries, root),
         "## Runs",
         "Each folder is a run as `train.py` left it, or runs that differ only in their seeds, "

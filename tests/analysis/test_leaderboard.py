@@ -112,8 +112,9 @@ def test_the_page_is_written_anywhere_with_links_and_a_command_that_work(make_ru
     leaderboard.write([folder], file)
     text = file.read_text()
     assert f"`python report.py '{folder}' --leaderboard {file}`" in text
-    link = text.split("[published.csv](")[1].split(")")[0]
-    assert (file.parent / link).resolve() == ROOT / "results" / "published.csv"
+    for name in ("published.csv", "published_curves.csv"):
+        link = text.split(f"[{name}](")[1].split(")")[0]
+        assert (file.parent / link).resolve() == ROOT / "results" / name
 
 
 def test_a_page_that_cannot_be_written_is_a_user_error(make_run, tmp_path):
