@@ -61,6 +61,7 @@ def make_discrete_networks(config: ConfigDict, spec: EnvSpec) -> DiscreteNetwork
         layer_norm=hyper.layer_norm,
         kernel_init=orthogonal(GAIN),
         head_init=orthogonal(HEAD_GAIN),
+        precision=config.precision,
     )
 
     def init_critics(key: chex.PRNGKey) -> chex.ArrayTree:

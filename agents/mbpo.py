@@ -15,23 +15,19 @@ from ml_collections import ConfigDict
 from agents import sac
 from agents.base import Agent, Metrics, Stage
 from agents.filters import FILTERS
+from agents.fit_diagnostics import make_fit_diagnostics
 from agents.refit import Learner, make_refit
 from agents.sac import SACState, WeightedBatch
 from envs.spec import EnvSpec
-from flows.evaluation import open_loop_error
-from flows.segments import real_segments
 from models.ensemble import make_ensemble
 from models.fit import make_fit
-from models.objectives import OBJECTIVES, Context, omd_diagnostics
-from models.objectives.diagnostics import make_diagnostics
+from models.objectives import OBJECTIVES, Context
 from models.rollout import make_rollout, rollout_length
 from models.supervised_noise import make_training_data
 from models.training import NO_REFIT, ModelState
 from replay import ReplayState, Transition, WeightedTransition, buffer, example_transition
 
-OPEN_LOOP_STEPS, OPEN_LOOP_SEGMENTS = 5, 1000  # of the error reported after every fit
-# folded into the key of the state, whose split makes 0 to 3
-OPEN_LOOP_KEY, DIAGNOSTICS_KEY, NOISE_KEY = 4, 5, 6
+NOISE_KEY = 6  # folded into the key of the state, whose split makes 0 to 3
 
 
 class MBPOState(struct.PyTreeNode):
@@ -58,8 +54,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     objective = OBJECTIVES[config.model.objective](config, parts)
     model_learner = make_fit(config, ensemble, objective, refit)
     training_data = make_training_data(config.model.sl_noise)
-    diagnose = make_diagnostics(config, parts, objective)
-    diagnose_omd = omd_diagnostics.make_diagnostics(config, parts)
+    diagnose = make_fit_diagnostics(config, parts, objective)
     rollout_filter = FILTERS[rollout.filter](config, parts)
     generate = make_rollout(config, parts, rollout_filter, rollout.starts)
     batch_real = int(config.sac.batch_size * rollout.real_ratio)
@@ -120,31 +115,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
                 sac=learner.sac, model_replay=learner.model_replay, window=learner.window
             )
         state = state.replace(model=model)
-        return state, metrics | diagnose_model(state)
-
-    def diagnose_model(state: MBPOState) -> Metrics:
-        """Compares the fitted model with real segments, and its objective with the likelihood."""
-        model, replay = state.model, state.replay
-        segments = real_segments(
-            jax.random.fold_in(state.key, OPEN_LOOP_KEY),
-            replay,
-            OPEN_LOOP_SEGMENTS,
-            horizon=OPEN_LOOP_STEPS,
-            recency=replay.capacity,
-        )
-        error = open_loop_error(parts, model, model.elite_params(), segments)
-        metrics = {f"model/open_loop_{k}": error[k - 1] for k in (1, OPEN_LOOP_STEPS)}
-        batch_key, key = jax.random.split(jax.random.fold_in(state.key, DIAGNOSTICS_KEY))
-        shape = config.model.num_members, config.model.batch_size
-        rows = buffer.sample(replay, batch_key, shape[0] * shape[1])
-        batch = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), rows)
-        context = context_of(state)
-        if config.model.objective == "omd":
-            own = context.replace(
-                critics=model.objective.online, target_critics=model.objective.target
-            )
-            metrics |= diagnose_omd(model.params, batch, own, key)
-        return metrics | diagnose(model, context, segments.transition, segments.valid, batch, key)
+        return state, metrics | diagnose(state.model, context_of(state), state.replay, state.key)
 
     def update_filter(state: MBPOState) -> tuple[MBPOState, Metrics]:
         assert rollout_filter.update is not None, "not a stage of this agent otherwise"

@@ -55,7 +55,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
     training_data = make_training_data(config.model.sl_noise)
     planner = make_planner(config, spec)
     deterministic = config.rollout.deterministic
-    imagined = make_ensemble(config, spec, config.planner.precision, means_only=deterministic)
+    imagined = make_ensemble(config, spec, means_only=deterministic)
     model_fn = make_model_fn(imagined, deterministic=deterministic)
     reward_fn = None if config.model.learn_reward else spec.reward
 

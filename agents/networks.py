@@ -39,7 +39,11 @@ class Networks(NamedTuple):
 def make_networks(config: ConfigDict, spec: EnvSpec) -> Networks:
     """Builds the networks of a resolved configuration (its `sac` block)."""
     hyper = config.sac
-    size = {"width": hyper.hidden_width, "depth": hyper.hidden_depth}
+    size = {
+        "width": hyper.hidden_width,
+        "depth": hyper.hidden_depth,
+        "precision": config.precision,
+    }
     policy_net = MLP(2 * spec.action_size, **size)
     critic_net = MLP(1, **size, layer_norm=hyper.layer_norm)
 

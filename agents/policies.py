@@ -17,17 +17,29 @@ def sample_and_log_prob(outputs: chex.Array, key: chex.PRNGKey) -> tuple[chex.Ar
     Consumes `key`.
     """
     gaussian = _gaussian(outputs)
-    z = gaussian.loc + gaussian.scale_diag * jax.random.normal(key, gaussian.loc.shape)
-    return jnp.tanh(z), log_prob(outputs, z)
+    return at(gaussian, jax.random.normal(key, gaussian.loc.shape))
+
+
+def at(
+    gaussian: distrax.MultivariateNormalDiag, noise: chex.Array
+) -> tuple[chex.Array, chex.Array]:
+    """Returns the actions [..., A] so many standard deviations from the mean, and log-densities."""
+    z = gaussian.loc + gaussian.scale_diag * noise
+    return jnp.tanh(z), squashed_log_prob(gaussian, z)
 
 
 def log_prob(outputs: chex.Array, z: chex.Array) -> chex.Array:
-    """Returns the log-density [...], in nats, of the actions tanh(z), given z [..., A].
+    """Returns the log-density [...], in nats, of the actions tanh(z), given z [..., A]."""
+    return squashed_log_prob(_gaussian(outputs), z)
+
+
+def squashed_log_prob(gaussian: distrax.MultivariateNormalDiag, z: chex.Array) -> chex.Array:
+    """Returns the log-density [...], in nats, of tanh(z) where z [..., A] is Gaussian.
 
     Taking z instead of the action keeps it exact where tanh saturates.
     """
     log_det = distrax.Tanh().forward_log_det_jacobian(z).sum(axis=-1)
-    return _gaussian(outputs).log_prob(z) - log_det
+    return gaussian.log_prob(z) - log_det
 
 
 def greedy(outputs: chex.Array) -> chex.Array:

@@ -25,6 +25,7 @@ RECIPES: dict[str, Recipe] = {
     "mpc": Recipe("mpc", "mse", None),
     "pets": Recipe("mpc", "mle", None),
     "mbpo": Recipe("mbpo", "mle", "none"),
+    "dhmbpo": Recipe("dhmbpo", "mle", "none"),
     "vaml": Recipe("mbpo", "vaml", "none"),
     "ma_l1": Recipe("mbpo", "ma_l1", "none"),
     "vep": Recipe("mbpo", "vep", "none"),

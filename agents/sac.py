@@ -128,7 +128,7 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
             state.critics, batch, target, weight
         )
         policy_opt, critic_opt, temperature_opt = state.optimizer
-        critics, critic_opt = _descend(critic_optimizer, grads, critic_opt, state.critics)
+        critics, critic_opt = descend(critic_optimizer, grads, critic_opt, state.critics)
         rate = jnp.where(count % hyper.target_update_every == 0, hyper.target_update_rate, 0.0)
         state = state.replace(
             critics=critics,
@@ -144,12 +144,12 @@ def make_sac(config: ConfigDict, spec: EnvSpec) -> SAC:
         (pi_loss, log_prob), grads = jax.value_and_grad(policy_loss, has_aux=True)(
             state.policy, state, batch, key
         )
-        policy, policy_opt = _descend(policy_optimizer, grads, policy_opt, state.policy)
+        policy, policy_opt = descend(policy_optimizer, grads, policy_opt, state.policy)
         log_temperature = state.log_temperature
         if hyper.learn_temperature:
             # d/d(log alpha) of -log(alpha) (log pi + target entropy): eq. 18 in its usual log form
             grad = -(log_prob + hyper.target_entropy)
-            log_temperature, temperature_opt = _descend(
+            log_temperature, temperature_opt = descend(
                 temperature_optimizer, grad, temperature_opt, log_temperature
             )
         state = state.replace(
@@ -254,7 +254,8 @@ def adam(learning_rate: float, max_grad_norm: float) -> optax.GradientTransforma
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), adam)
 
 
-def _descend(optimizer: optax.GradientTransformation, grads, opt_state, params):
+def descend(optimizer: optax.GradientTransformation, grads, opt_state, params):
+    """Returns the parameters after one step of `optimizer`, and its state."""
     updates, opt_state = optimizer.update(grads, opt_state)
     return optax.apply_updates(params, updates), opt_state
 

@@ -19,13 +19,15 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     config.algo = "mbpo"  # recipe: a row of agents/recipes.py
     config.agent = placeholder(
         str
-    )  # composes the parts: "sac", "mbpo", "dyna", "mpc"; default: the recipe's
+    )  # composes the parts: "sac", "mbpo", "dhmbpo", "dyna", "mpc"; default: the recipe's
     config.env = env  # Gymnasium environment id
     config.env_on_device = placeholder(
         bool
     )  # step it inside the compiled program; default: where its dynamics exist in JAX
-    config.preset = "original"  # constants of Janner et al. 2019; "mbrl_lib": Pineda et al. 2021;
-    # "modhe2022": those and the choices of the value-aware code of Modhe et al.
+    # Published constants. "original": Janner et al. 2019; "mbrl_lib": Pineda et al. 2021;
+    # "modhe2022": those and the choices of the value-aware code of Modhe et al.; "dhmbpo_lite",
+    # "dhmbpo_plus": configs/dhmbpo2025.py. Default: the recipe's.
+    config.preset = placeholder(str)
     config.seed = 0  # first seed
     config.num_seeds = 1  # seeds trained together: seed, seed + 1, ...
 
@@ -38,15 +40,16 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     config.eval_untrained = True  # evaluate before learning begins, too
     config.updates_per_step = placeholder(int)  # policy gradient updates per environment step
     config.update_every = 1  # do them at every so many environment steps only
-    config.discount = 0.99
+    config.discount = placeholder(float)
     config.replay_capacity = placeholder(int)  # transitions per seed; default total_steps
+    config.precision = "float32"  # of factors in all networks' products; "bfloat16"; "auto": faster
 
     config.sac = sac = ml_collections.ConfigDict()
-    sac.batch_size = 256
+    sac.batch_size = placeholder(int)
     sac.hidden_width = placeholder(int)  # units per hidden layer of policy and critics
-    sac.hidden_depth = 2  # hidden layers of policy and critics
-    sac.layer_norm = False  # LayerNorm before every critic activation
-    sac.num_critics = 2  # the target is the minimum over all of them
+    sac.hidden_depth = placeholder(int)  # hidden layers of policy and critics
+    sac.layer_norm = placeholder(bool)  # LayerNorm before every critic activation
+    sac.num_critics = placeholder(int)  # the target is the minimum over all, in dhmbpo over two
     sac.learning_rate = placeholder(float)  # Adam step size, unless given for a part below
     sac.critic_learning_rate = placeholder(float)
     sac.policy_learning_rate = placeholder(float)
@@ -62,6 +65,15 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     sac.target_entropy = placeholder(float)  # nats; default -action_size
     sac.explore_greedily = placeholder(bool)  # act with the policy's mean while training
 
+    config.dhmbpo = dhmbpo = ml_collections.ConfigDict()  # beside sac's fields
+    dhmbpo.horizon = 5  # model steps of a training rollout, through which gradients flow
+    dhmbpo.distribution_horizon = 20  # model steps from real states, to states that updates draw
+    dhmbpo.ring_capacity = 51_200  # such states, the newest
+    dhmbpo.critic_updates = 62  # of the critics alone, after every fit
+    dhmbpo.reset_optimizers_every = 1_000  # environment steps; 0: never
+    dhmbpo.early_share = 0.0  # of distribution rollouts that start early in an episode
+    dhmbpo.early_steps = 100  # which steps of an episode are early
+
     config.soft_q = soft_q = ml_collections.ConfigDict()  # for discrete actions, beside sac's
     soft_q.temperature = 0.01  # alpha of alpha log sum exp(Q / alpha); 0: the maximum
     soft_q.exploration = 0.1  # share of uniformly random actions while training
@@ -73,6 +85,8 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.num_elites = placeholder(int)  # members with the lowest hold-out error, used for rollouts
     model.hidden_width = placeholder(int)
     model.hidden_depth = placeholder(int)
+    model.layer_norm = placeholder(bool)  # LayerNorm before every activation
+    model.variance = placeholder(str)  # a "head" predicts it, or a "constant" of member and target
     model.activation = placeholder(str)  # "silu", "relu" or "tanh"
     model.initializer = placeholder(str)  # "truncated_normal" (PETS), "orthogonal" or "torch"
     model.head_scale = placeholder(float)  # multiplies the initial weights of the last layer
@@ -81,6 +95,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.weight_decay = placeholder(
         tuple
     )  # L2 coefficient per layer, input to head; one value serves all layers
+    model.decoupled_decay = placeholder(bool)  # beside the gradient (AdamW), not through Adam
     model.batch_size = 256  # rows per member and gradient step
     model.train_every = placeholder(int)  # environment steps between fits
     model.learn_variance_bounds = placeholder(
@@ -100,6 +115,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.bootstrap = True  # each member draws its own training rows with replacement, once per fit
     model.holdout_ratio = 0.2  # share of the replay held out of a fit
     model.holdout_max = 5000  # most transitions held out
+    model.permanent_holdout = placeholder(bool)  # a row is held out in every fit or in none
     model.improvement_threshold = 0.01  # relative improvement of the hold-out error that counts
     model.patience = placeholder(int)  # epochs without improvement before the fit stops
     model.incumbent_competes = placeholder(bool)  # the weights before a fit count as its first best
@@ -108,6 +124,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.max_gradient_steps = placeholder(
         int
     )  # cap per fit; 0: none (the published stopping rule)
+    model.first_gradient_steps = placeholder(int)  # cap of the first fit; 0: as for the others
     model.max_epochs = 0  # cap per fit; 0: none
     model.keep = "best"  # weights of a fit: "best" on held-out rows, or "last", at the caps alone
 
@@ -146,7 +163,6 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     )  # which member predicts what: "ts1", "tsinf", "expectation" or "per_member"
     planner.num_particles = placeholder(int)  # imagined trajectories per candidate
     planner.ignore_termination = placeholder(bool)  # rewards after a termination count too
-    planner.precision = placeholder(str)  # of the model's products in plans: "float32", "bfloat16"
 
     config.objective = objective = ml_collections.ConfigDict()  # value-aware model losses
     objective.critic = placeholder(str)  # "first", "min" or "mean" of them; "target": their min

@@ -1,4 +1,4 @@
-"""Per-environment constants: three published presets, keyed by environment family.
+"""Per-environment constants: published presets, keyed by environment family.
 
 A family is an environment id without module, namespace, version, `Truncated` and distracting
 dimensions: `Hopper-v4` and `Hopper-v5+linear10` are "Hopper", `AntTruncated-v5` and `Ant-v5` are
@@ -10,6 +10,7 @@ Sources:
   mbrl_lib  Pineda et al. 2021, "MBRL-Lib" (arXiv:2104.10159): the `mbpo_*` overrides in
             `mbrl/examples/conf/overrides/` of github.com/facebookresearch/mbrl-lib.
   modhe2022 a value-aware clone of mbrl-lib: `configs/modhe2022.py`.
+  dhmbpo_*  Kubo et al. 2025: `configs/dhmbpo2025.py`.
 
 Units differ from both. Rollout schedules are published in epochs; here they are environment steps
 after initial exploration, that is epochs times the epoch length. mbrl-lib evaluates its schedule
@@ -21,7 +22,7 @@ kept.
 
 import re
 
-from configs import modhe2022
+from configs import dhmbpo2025, modhe2022
 from configs.modhe2022 import Constants
 
 # Steps of one model fit before it stops even though it still improves. We chose it by measuring
@@ -256,6 +257,16 @@ PRESETS: dict[str, tuple[Constants, dict[str, Constants], Constants]] = {
         _MBRL_LIB_COMMON | modhe2022.COMMON,
         modhe2022.FAMILIES,
         modhe2022.DEFAULT,
+    ),
+    "dhmbpo_lite": (
+        _ORIGINAL_COMMON | dhmbpo2025.LITE,
+        dhmbpo2025.FAMILIES,
+        dhmbpo2025.DEFAULT,
+    ),
+    "dhmbpo_plus": (
+        _ORIGINAL_COMMON | dhmbpo2025.PLUS,
+        dhmbpo2025.FAMILIES,
+        dhmbpo2025.DEFAULT,
     ),
 }
 """Preset -> (constants of all families, those of each family, those of any other environment)."""

@@ -56,7 +56,6 @@ RECIPES: dict[str, Constants] = {"mpc": MPC, "pets": PETS}
 # iCEM: Pinneri et al. 2020; mbrl-lib has decay 1.3. MPPI: mbrl-lib, whose noise is truncated, too.
 _COMMON: Constants = {
     "planner.execute_best": False,
-    "planner.precision": "float32",
     "planner.noise_beta": 2.0,
     "planner.decay": 1.25,
     "planner.kept_fraction": 0.3,

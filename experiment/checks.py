@@ -54,12 +54,19 @@ SMALLEST: dict[str, int] = {
     "model.holdout_max": 1,
     "model.patience": 1,
     "model.max_gradient_steps": 0,
+    "model.first_gradient_steps": 0,
     "model.max_epochs": 0,
     "planner.horizon": 1,
     "planner.num_candidates": 1,
     "planner.num_iterations": 1,
     "planner.num_elites": 1,
     "planner.num_particles": 1,
+    "dhmbpo.horizon": 1,
+    "dhmbpo.distribution_horizon": 1,
+    "dhmbpo.ring_capacity": 1,
+    "dhmbpo.critic_updates": 0,
+    "dhmbpo.reset_optimizers_every": 0,
+    "dhmbpo.early_steps": 1,
     "objective.num_model_samples": 0,
     "objective.vep_count": 1,
     "omd.cg_steps": 1,
@@ -135,6 +142,7 @@ _RATIOS = (
     "model.holdout_ratio",
     "model.improvement_threshold",
     "rollout.real_ratio",
+    "dhmbpo.early_share",
     "soft_q.exploration",
 )
 
@@ -166,7 +174,8 @@ def check_names(config: ConfigDict) -> Iterator[str]:
     from flows.estimator import INPUTS
     from flows.filter import RULES
     from flows.reward import ESTIMATORS
-    from models.ensemble import ACTIVATIONS, INITIALIZERS
+    from models.ensemble import ACTIVATIONS, INITIALIZERS, VARIANCES
+    from models.mlp import PRODUCTS
     from models.objectives import OBJECTIVES
 
     allowed: dict[str, Collection[str]] = {
@@ -175,6 +184,8 @@ def check_names(config: ConfigDict) -> Iterator[str]:
         "use_algo": USE_ALGO,
         "preset": environments.PRESETS,
         "model.objective": OBJECTIVES,
+        "precision": PRODUCTS,
+        "model.variance": VARIANCES,
         "model.activation": ACTIVATIONS,
         "model.initializer": INITIALIZERS,
         "rollout.filter": FILTERS,

@@ -17,23 +17,34 @@ from experiment import checks, fields
 _RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
     "sac": {"updates_per_step": 1},
     "cf_mbpo": {"use_algo": "both", "model.normalize_targets": True},
+    "dhmbpo": {"preset": "dhmbpo_lite"},
 }
 
 # What other configurations than those of a preset leave blank: a value-aware loss that is the error
 # of one Bellman backup, of a model whose mean alone is used (docs/objectives.md).
 _DEFAULTS: dict[str, Any] = {
+    "discount": 0.99,
+    "sac.batch_size": 256,
+    "sac.hidden_depth": 2,
+    "sac.layer_norm": False,
+    "sac.num_critics": 2,
     "sac.max_grad_norm": 0.0,
     "sac.policy_update_every": 1,
     "sac.target_update_rate": 0.005,
     "model.num_members": 7,
     "model.num_elites": 5,
     "model.hidden_depth": 4,
+    "model.layer_norm": False,
+    "model.variance": "head",
     "model.activation": "silu",
     "model.initializer": "truncated_normal",
     "model.head_scale": 1.0,
     "model.separate_reward": False,
     "model.predict_delta": True,
     "model.max_grad_norm": 0.0,
+    "model.decoupled_decay": False,
+    "model.permanent_holdout": False,
+    "model.first_gradient_steps": 0,
     "model.normalize_targets": False,
     "model.freeze_constant": False,
     "model.validation": "mse",
@@ -75,11 +86,12 @@ def resolve(config: ConfigDict) -> ConfigDict:
     resolved = ConfigDict(config.to_dict(), convert_dict=True).copy_and_resolve_references()
     _apply_aliases(resolved)
     _fill(resolved, _RECIPE_DEFAULTS.get(resolved.algo, {}))
+    _fill(resolved, {"preset": "original"})
     if resolved.algo == "cf_mbpo":
         _fill(resolved, {"rollout.filter": USE_ALGO.get(resolved.use_algo)})
     if recipe := RECIPES.get(resolved.algo):
         _fill(resolved, {"agent": recipe.agent, "model.objective": recipe.objective})
-        if resolved.agent == "mbpo":
+        if resolved.agent in ("mbpo", "dhmbpo"):
             _fill(resolved, {"rollout.filter": recipe.filter or "none"})
     if resolved.agent == "mpc":
         _fill(resolved, planning.RECIPES.get(resolved.algo, {}))

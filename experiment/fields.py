@@ -31,6 +31,9 @@ VALUE_AWARE = ("ma_l1", "vaml", "vep", "vagram")
 DECISION_AWARE = (*VALUE_AWARE, "omd")
 """Objectives that know what the model is for; `objective.mle_weight` adds likelihood to them."""
 
+ROLLOUTS = ("mbpo", "dhmbpo")
+"""Agents that learn from rollouts of their policy in the model, which a filter may cut."""
+
 VALUE = ("critic", "action", "mask_terminal", "include_entropy")
 """Fields of the block `objective` that say what the value of a state is, for every model."""
 
@@ -50,6 +53,8 @@ FIT = tuple(
         "incumbent_competes",
         "validation",
         "max_gradient_steps",
+        "first_gradient_steps",
+        "permanent_holdout",
         "max_epochs",
         "keep",
         "sl_noise",
@@ -63,7 +68,6 @@ EVERY_PLANNER = (
     "propagation",
     "num_particles",
     "ignore_termination",
-    "precision",
 )
 """Fields of the block `planner` that matter to all of them."""
 
@@ -93,18 +97,18 @@ def uses(config: ConfigDict, name: str) -> bool:
         return (config.rollout.filter or "").startswith("flow_")
     if name.removeprefix("objective.") in VALUE:
         # diagnostics of every model of MBPO ask that value
-        return agent == "mbpo" or objective in VALUE_AWARE
+        return agent in ROLLOUTS or objective in VALUE_AWARE
     if name == "objective.mle_weight":
         return objective in DECISION_AWARE
     if name.startswith("objective."):
         return objective in VALUE_AWARE
     if name.startswith("model."):
-        return agent in ("mbpo", "mpc") or (agent == "dyna" and name not in FIT)
+        return agent in (*ROLLOUTS, "mpc") or (agent == "dyna" and name not in FIT)
     if name.startswith("planner."):
         own = PLANNER_FIELDS.get(config.planner.name or "", ())
         return agent == "mpc" and name.removeprefix("planner.") in (*EVERY_PLANNER, *own)
     if name == "rollout.deterministic":
-        return agent in ("mbpo", "mpc", "dyna")
+        return agent in (*ROLLOUTS, "mpc", "dyna")
     if name in ("updates_per_step", "update_every", "discount") or name.startswith("sac."):
         return agent != "mpc"
     if name in HYPERGRADIENT:
@@ -113,6 +117,10 @@ def uses(config: ConfigDict, name: str) -> bool:
         return agent == "dyna"
     if name.startswith("omd."):
         return agent == "dyna" or objective == "omd"
+    if name in ("rollout.filter", "rollout.starts"):
+        return agent in ROLLOUTS
+    if name.startswith("dhmbpo."):
+        return agent == "dhmbpo"
     return agent == "mbpo" if name.startswith(("refit.", "rollout.")) else True
 
 

@@ -13,15 +13,13 @@ PLAIN = ("mle", "mse")
 
 def planner_names() -> dict[str, Collection[str]]:
     """Returns the values that fields about planners and their fits may have."""
-    from models.mlp import PRODUCTS  # import JAX, reading a configuration does not
-    from planners.cem import SAMPLERS
+    from planners.cem import SAMPLERS  # import JAX, reading a configuration does not
     from planners.trajectories import PROPAGATIONS
 
     return {
         "planner.name": PLANNER_FIELDS,
         "planner.sampler": SAMPLERS,
         "planner.propagation": PROPAGATIONS,
-        "planner.precision": PRODUCTS,
         "model.keep": ("best", "last"),
     }
 

@@ -136,7 +136,11 @@ class SeparateReward(nn.Module):
         return jnp.concatenate([part for parts in by_kind for part in parts], axis=-1)
 
 
-def _make_net(config: ConfigDict, spec: EnvSpec, precision: str, kinds: int) -> nn.Module:
+VARIANCES = ("head", "constant")
+"""Values of `model.variance`: predicted for every input, or one for each member and target."""
+
+
+def _make_net(config: ConfigDict, spec: EnvSpec, kinds: int) -> nn.Module:
     hyper = config.model
     init = INITIALIZERS[hyper.initializer]
 
@@ -145,11 +149,12 @@ def _make_net(config: ConfigDict, spec: EnvSpec, precision: str, kinds: int) -> 
             kinds * targets,
             hyper.hidden_width,
             hyper.hidden_depth,
+            layer_norm=hyper.layer_norm,
             activation=ACTIVATIONS[hyper.activation],
             kernel_init=init.hidden,
-            head_init=scaled(init.head, hyper.head_scale),
+            head_init=scaled(init.head if kinds == 2 else init.hidden, hyper.head_scale),
             uniform_bias=init.uniform_bias,
-            precision=precision,
+            precision=config.precision,
         )
 
     if hyper.separate_reward and hyper.learn_reward:
@@ -157,24 +162,21 @@ def _make_net(config: ConfigDict, spec: EnvSpec, precision: str, kinds: int) -> 
     return mlp(spec.observation_size + int(hyper.learn_reward))
 
 
-def make_ensemble(
-    config: ConfigDict, spec: EnvSpec, precision: str = "float32", *, means_only: bool = False
-) -> Ensemble:
+def make_ensemble(config: ConfigDict, spec: EnvSpec, *, means_only: bool = False) -> Ensemble:
     """Builds the ensemble of a resolved configuration (its `model` block).
-
-    The parameters do not depend on the other arguments.
 
     Args:
       config: resolved.
       spec: of the environment.
-      precision: of the factors of matrix products, a name of `models.mlp.PRODUCTS`.
-      means_only: predictions have no variance: what it would take is not computed.
+      means_only: predictions have no variance: what it would take is not computed. The parameters
+        are the same.
     """
     hyper = config.model
     input_size = spec.observation_size + spec.action_size
     target_size = spec.observation_size + int(hyper.learn_reward)
-    net = _make_net(config, spec, precision, kinds=2)
-    mean_net = _make_net(config, spec, precision, kinds=1)
+    variance_head = hyper.variance == "head"
+    mean_net = _make_net(config, spec, kinds=1)
+    net = _make_net(config, spec, kinds=2) if variance_head else mean_net
     head = f"layer_{hyper.hidden_depth}"
 
     def half_of_head(path: tuple, leaf: chex.Array) -> chex.Array:
@@ -184,23 +186,34 @@ def make_ensemble(
     def init(key: chex.PRNGKey) -> chex.ArrayTree:
         lower, upper = INITIAL_LOG_VARIANCE_BOUNDS
         shape = (hyper.num_members, target_size)
-        return {
+        params = {
             "net": init_ensemble(net, key, hyper.num_members, input_size),
             "log_variance_min": jnp.full(shape, lower, jnp.float32),
             "log_variance_max": jnp.full(shape, upper, jnp.float32),
         }
+        return params if variance_head else params | {"log_std": jnp.zeros(shape)}
+
+    def outputs(params: chex.ArrayTree, inputs: chex.Array) -> tuple[chex.Array, chex.Array]:
+        """Means [M, B, D] and log-variances [M, B, D] in units of the networks."""
+        values = jax.vmap(net.apply)(params["net"], inputs)
+        if variance_head:
+            mean, raw = jnp.split(values, 2, axis=-1)
+        else:
+            mean, raw = values, jnp.broadcast_to(2.0 * params["log_std"][:, None], values.shape)
+        lower, upper = params["log_variance_min"], params["log_variance_max"]
+        return mean, soft_clamp(raw, lower[:, None], upper[:, None])
 
     def predict(params, normalizers, observation, action) -> Prediction:
         inputs = normalizers.inputs.normalize(jnp.concatenate([observation, action], axis=-1))
         scale = normalizers.targets
         if means_only:
-            means = jax.tree_util.tree_map_with_path(half_of_head, params["net"])
+            means = params["net"]
+            if variance_head:
+                means = jax.tree_util.tree_map_with_path(half_of_head, means)
             mean = jax.vmap(mean_net.apply)(means, inputs)
             log_variance = jnp.full_like(mean, -jnp.inf)
         else:
-            mean, raw = jnp.split(jax.vmap(net.apply)(params["net"], inputs), 2, axis=-1)
-            lower, upper = params["log_variance_min"], params["log_variance_max"]
-            log_variance = soft_clamp(raw, lower[:, None], upper[:, None])
+            mean, log_variance = outputs(params, inputs)
             log_variance += 2.0 * jnp.log(scale.std[None, None])
         if hyper.freeze_constant:
             mean = jnp.where(scale.constant[None, None], 0.0, mean)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
 from models import normalizer
@@ -69,6 +70,7 @@ def make_fit(
             holdout_ratio=hyper.holdout_ratio,
             holdout_max=hyper.holdout_max,
             bootstrap=hyper.bootstrap,
+            permanent=hyper.permanent_holdout,
         )
         normalizers = _fit_normalizers(replay, ensemble, hyper.normalize_targets)
         model = model.replace(normalizers=normalizers)
@@ -77,6 +79,9 @@ def make_fit(
             model = model.replace(objective=objective.begin(model.objective, context))
         steps_per_epoch = -(-split.train_size // hyper.batch_size)
         max_steps = hyper.max_gradient_steps or NEVER
+        if hyper.first_gradient_steps:
+            untrained = optax.tree.get(model.optimizer, "count") == 0
+            max_steps = jnp.where(untrained, hyper.first_gradient_steps, max_steps)
         max_epochs = hyper.max_epochs or NEVER
         keep_best = hyper.keep == "best"
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import chex
 import flax.linen as nn
@@ -12,18 +11,62 @@ import jax.numpy as jnp
 glorot_uniform = nn.initializers.glorot_uniform()
 
 
-def in_bfloat16(left: chex.Array, right: chex.Array, dimensions: Any, **options: Any) -> chex.Array:
-    """Does what `jax.lax.dot_general` does, of factors rounded to bfloat16; sums are float32."""
-    del options
+Affine = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
+"""`(x [B, I], kernel [I, J], bias [J]) -> [B, J]`."""
+
+
+def affine(x: chex.Array, kernel: chex.Array, bias: chex.Array) -> chex.Array:
+    """Returns x W + b."""
+    return x @ kernel + bias
+
+
+def _rounded(left: chex.Array, right: chex.Array) -> chex.Array:
+    """Returns the product of factors rounded to bfloat16; sums are float32."""
     left, right = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
-    return jax.lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
 
 
-PRODUCTS: dict[str, Callable[..., chex.Array]] = {
-    "float32": jax.lax.dot_general,
-    "bfloat16": in_bfloat16,
-}
-"""Precision of the factors -> matrix products of a layer; parameters are float32 in any case."""
+@jax.custom_vjp
+def affine_bfloat16(x: chex.Array, kernel: chex.Array, bias: chex.Array) -> chex.Array:
+    """Returns x W + b with products, those of its gradients included, of bfloat16 factors."""
+    return _rounded(x, kernel) + bias
+
+
+def _affine_forward(x: chex.Array, kernel: chex.Array, bias: chex.Array) -> tuple:
+    return affine_bfloat16(x, kernel, bias), (x, kernel)
+
+
+def _affine_backward(residuals: tuple, grad: chex.Array) -> tuple[chex.Array, ...]:
+    x, kernel = residuals
+    # XLA's fast kernels contract the last axis of the left factor. It would fold a transposition
+    # alone into the product; that of a matrix with a row of ones, which gives the bias, stays.
+    ones = jnp.ones((*x.shape[:-1], 1), x.dtype)
+    extended = jnp.swapaxes(jnp.concatenate([x, ones], axis=-1), -1, -2)
+    both = _rounded(extended, grad)
+    return _rounded(grad, jnp.swapaxes(kernel, -1, -2)), both[..., :-1, :], both[..., -1, :]
+
+
+affine_bfloat16.defvjp(_affine_forward, _affine_backward)
+
+PRODUCTS: dict[str, Affine] = {"float32": affine, "bfloat16": affine_bfloat16}
+"""Precision of the factors -> what a layer computes; parameters are float32 in any case."""
+
+
+class Dense(nn.Module):
+    """x W + b with the parameters `kernel` [I, J] and `bias` [J] of flax's layer of that name."""
+
+    units: int
+    kernel_init: nn.initializers.Initializer
+    bias_init: nn.initializers.Initializer
+    precision: str
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        """Maps x [..., I] to [..., J]."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.units))
+        bias = self.param("bias", self.bias_init, (self.units,))
+        rows = PRODUCTS[self.precision](x.reshape(-1, x.shape[-1]), kernel, bias)
+        return rows.reshape(*x.shape[:-1], self.units)
 
 
 class MLP(nn.Module):
@@ -56,13 +99,7 @@ class MLP(nn.Module):
         bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
         if self.uniform_bias:
             bias_init = uniform_within(1.0 / math.sqrt(x.shape[-1]))
-        return nn.Dense(
-            units,
-            kernel_init=init,
-            bias_init=bias_init,
-            dot_general=PRODUCTS[self.precision],
-            name=f"layer_{layer}",
-        )(x)
+        return Dense(units, init, bias_init, self.precision, name=f"layer_{layer}")(x)
 
 
 def uniform_within(bound: float) -> nn.initializers.Initializer:

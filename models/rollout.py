@@ -40,6 +40,51 @@ class RolloutFilter(NamedTuple):
     ]
 
 
+class Store(NamedTuple):
+    """What of the branches is kept, in a replay.
+
+    Attributes:
+      begin: `(replay, observation [B, O]) -> replay`, at the start of B branches.
+      add: `(replay, transition [B], weight [B], kept bool [B]) -> replay`, after every step; `kept`
+        is unset where the branch has ended before, or is ended by the filter.
+    """
+
+    begin: Callable[[ReplayState, chex.Array], ReplayState]
+    add: Callable[[ReplayState, Transition, chex.Array, chex.Array], ReplayState]
+
+
+def _add_transitions(
+    replay: ReplayState, transition: Transition, weight: chex.Array, kept: chex.Array
+) -> ReplayState:
+    return buffer.add_masked(replay, WeightedTransition(transition, weight), kept)
+
+
+def _add_reached(
+    replay: ReplayState, transition: Transition, weight: chex.Array, kept: chex.Array
+) -> ReplayState:
+    del weight
+    return buffer.add_masked(
+        replay, transition.next_observation, kept & (transition.terminated == 0)
+    )
+
+
+TRANSITIONS = Store(lambda replay, observation: replay, _add_transitions)
+"""Every kept transition, as a `WeightedTransition`."""
+
+STATES = Store(
+    lambda replay, observation: buffer.add_masked(
+        replay, observation, jnp.ones(len(observation), bool)
+    ),
+    _add_reached,
+)
+"""Every state from which an episode goes on, the first of each branch included."""
+
+
+def real_states(replay: ReplayState, key: chex.PRNGKey, n: int) -> chex.Array:
+    """Draws observations [n, O] of the real replay uniformly; consumes `key`."""
+    return buffer.sample(replay, key, n).observation
+
+
 def keep_all(config: ConfigDict, parts: Parts) -> RolloutFilter:
     """Returns the filter that keeps every transition: plain MBPO."""
     del config, parts
@@ -116,13 +161,18 @@ def make_simulator(
 
 
 def make_rollout(
-    config: ConfigDict, parts: Parts, rollout_filter: RolloutFilter, starts: int
+    config: ConfigDict,
+    parts: Parts,
+    rollout_filter: RolloutFilter,
+    starts: int,
+    store: Store = TRANSITIONS,
+    draw: Callable[[ReplayState, chex.PRNGKey, int], chex.Array] = real_states,
 ) -> Callable[..., tuple[ReplayState, dict[str, chex.Array]]]:
     """Builds `generate(model, policy, filter_state, replay, model_replay, length, key)`.
 
-    It starts `starts` branches from states of the real replay, runs each for `length` model
-    steps or until it terminates or is filtered out, and returns the model replay with the valid
-    transitions added as `WeightedTransition`s, and metrics.
+    It starts `starts` branches from states of the real replay that `draw` chooses, runs each for
+    `length` model steps or until it terminates or is filtered out, and returns the model replay
+    with what `store` keeps of them added, and metrics.
     """
     simulator = make_simulator(config, parts)
     rows = block_rows(starts, config.model.num_elites)
@@ -140,7 +190,7 @@ def make_rollout(
 
         def block(index: chex.Array, carry: tuple[ReplayState, chex.Array, chex.Array]):
             start_key, branch_key = jax.random.split(jax.random.fold_in(key, index))
-            observation = buffer.sample(replay, start_key, rows).observation
+            observation = draw(replay, start_key, rows)
 
             def step(t: chex.Array, carry):
                 observation, alive, model_replay, kept, ended = carry
@@ -153,13 +203,14 @@ def make_rollout(
                 )
                 finite = jnp.isfinite(transition.next_observation).all(axis=-1)
                 alive &= (weight > 0) & finite & jnp.isfinite(transition.reward)
-                item = WeightedTransition(transition, weight)
-                model_replay = buffer.add_masked(model_replay, item, alive)
+                model_replay = store.add(model_replay, transition, weight, alive)
                 over = alive & (transition.terminated > 0)
                 kept, ended = kept + alive.sum(), ended + over.sum()
                 return transition.next_observation, alive & ~over, model_replay, kept, ended
 
-            branches = (observation, jnp.ones(rows, bool), *carry)
+            model_replay, *counts = carry
+            model_replay = store.begin(model_replay, observation)
+            branches = (observation, jnp.ones(rows, bool), model_replay, *counts)
             return jax.lax.fori_loop(0, length, step, branches)[2:]
 
         zero = jnp.zeros((), jnp.int32)

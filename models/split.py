@@ -27,17 +27,23 @@ def split_rows(
     holdout_ratio: float,
     holdout_max: int,
     bootstrap: bool,
+    permanent: bool = False,
 ) -> Split:
     """Holds out a random `holdout_ratio` of the stored rows, at most `holdout_max`.
 
     With a ratio of 0 nothing is held out, and members are scored on rows they are trained on.
     With `bootstrap`, every member draws its training rows with replacement from the rest; without,
-    all members have all of the rest. Consumes `key`.
+    all members have all of the rest. With `permanent`, the slot of a row decides whether it is held
+    out, in every fit alike. Consumes `key`.
     """
     order_key, bootstrap_key = jax.random.split(key)
-    order = random_order(order_key, replay.capacity, replay.size)
+    own = permanent_holdout(replay.capacity, holdout_ratio) if permanent else None
+    order = random_order(order_key, replay.capacity, replay.size, first=own)
     holdout_max = min(holdout_max, replay.capacity)
-    if holdout_ratio:
+    if own is not None and holdout_ratio:
+        train_start = (own & (jnp.arange(replay.capacity) < replay.size)).sum(dtype=jnp.int32)
+        holdout_size = jnp.minimum(train_start, holdout_max)
+    elif holdout_ratio:
         holdout_size = jnp.minimum((holdout_ratio * replay.size).astype(jnp.int32), holdout_max)
         train_start = holdout_size
     else:
@@ -70,12 +76,26 @@ def minibatch_rows(
     return jnp.take_along_axis(split.train, order[position], axis=1)
 
 
-def random_order(key: chex.PRNGKey, capacity: int, size: chex.Array) -> chex.Array:
+def permanent_holdout(capacity: int, ratio: float) -> chex.Array:
+    """Returns which slots of a replay are held out for life, bool [capacity]; the same in all runs.
+
+    A fifth of the rows drawn anew would let a model that has trained on most of them compete with
+    one that has not.
+    """
+    return jax.random.uniform(jax.random.key(0), (capacity,)) < ratio
+
+
+def random_order(
+    key: chex.PRNGKey, capacity: int, size: chex.Array, first: chex.Array | None = None
+) -> chex.Array:
     """Returns a permutation [capacity] whose first `size` entries permute 0 .. size - 1.
 
-    Only as much as the next power-of-two fraction of the capacity is sorted.
+    Those of them that are `first`, bool [capacity], come before the others. Only as much as the
+    next power-of-two fraction of the capacity is sorted.
     """
     rank = jax.random.uniform(key, (capacity,))
+    if first is not None:
+        rank = jnp.where(first, rank - 1.0, rank)
     rank = jnp.where(jnp.arange(capacity) < size, rank, 2.0)
     lengths = [capacity >> halvings for halvings in range(6) if capacity >> halvings]
 

@@ -142,10 +142,11 @@ def make_training(
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
     hyper = config.model
-    parts = [
-        _weight_decay(hyper.weight_decay, hyper.hidden_depth),
-        optax.adam(hyper.learning_rate),
-    ]
+    decay = _weight_decay(hyper.weight_decay, hyper.hidden_depth)
+    if hyper.decoupled_decay:  # AdamW: Loshchilov and Hutter 2019, arXiv 1711.05101
+        parts = [optax.scale_by_adam(), decay, optax.scale_by_learning_rate(hyper.learning_rate)]
+    else:
+        parts = [decay, optax.adam(hyper.learning_rate)]
     if hyper.max_grad_norm:
         parts.insert(0, optax.clip_by_global_norm(hyper.max_grad_norm))  # of all members together
     return optax.chain(*parts)
@@ -154,7 +155,7 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def _weight_decay(
     coefficients: tuple[float, ...], hidden_depth: int
 ) -> optax.GradientTransformation:
-    """L2 on weight matrices only, one coefficient per layer (or one for all), coupled with Adam."""
+    """Adds so many times the weight matrices, one coefficient per layer (or one for all)."""
     if len(coefficients) == 1:
         coefficients = coefficients * (hidden_depth + 1)
 
