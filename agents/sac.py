@@ -254,7 +254,12 @@ def adam(learning_rate: float, max_grad_norm: float) -> optax.GradientTransforma
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), adam)
 
 
-def descend(optimizer: optax.GradientTransformation, grads, opt_state, params):
+def descend(
+    optimizer: optax.GradientTransformation,
+    grads: chex.ArrayTree,
+    opt_state: optax.OptState,
+    params: chex.ArrayTree,
+) -> tuple[Any, optax.OptState]:
     """Returns the parameters after one step of `optimizer`, and its state."""
     updates, opt_state = optimizer.update(grads, opt_state)
     return optax.apply_updates(params, updates), opt_state

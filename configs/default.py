@@ -70,7 +70,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     dhmbpo.distribution_horizon = 20  # model steps from real states, to states that updates draw
     dhmbpo.ring_capacity = 51_200  # such states, the newest
     dhmbpo.critic_updates = 62  # of the critics alone, after every fit
-    dhmbpo.reset_optimizers_every = 1_000  # environment steps; 0: never
+    dhmbpo.reset_optimizers_every = 0  # environment steps; 0: never
     dhmbpo.early_share = 0.0  # of distribution rollouts that start early in an episode
     dhmbpo.early_steps = 100  # which steps of an episode are early
 

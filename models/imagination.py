@@ -98,7 +98,9 @@ def make_imagination(
 
         steps = noise._replace(policy=noise.policy[:-1])
         start = observation, jnp.ones(observation.shape[0])
-        (last, last_alive), (action, reward, log_prob, alive) = jax.lax.scan(step, start, steps)
+        (last, last_alive), (action, reward, log_prob, alive) = jax.lax.scan(
+            step, start, steps, unroll=True
+        )
         last_action, last_log_prob = policy_at(policy, last, noise.policy[-1])
         return Imagined(
             first_action=action[0] if len(action) else last_action,
