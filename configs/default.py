@@ -42,7 +42,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     config.update_every = 1  # do them at every so many environment steps only
     config.discount = placeholder(float)
     config.replay_capacity = placeholder(int)  # transitions per seed; default total_steps
-    config.precision = "float32"  # of factors in all networks' products; "bfloat16"; "auto": faster
+    config.precision = "float32"  # of factors in all products; "bfloat16", or "auto": the faster
 
     config.sac = sac = ml_collections.ConfigDict()
     sac.batch_size = placeholder(int)

@@ -169,6 +169,7 @@ def check_names(config: ConfigDict) -> Iterator[str]:
     from agents.filters import FILTERS
     from agents.registry import AGENTS  # these import JAX, reading a configuration does not
     from experiment.metrics import WANDB_MODES
+    from experiment.precision import AUTO
     from flows.coupled import SMOOTHING_FORMS, SOFT_CLIPS
     from flows.coupling import FLOW_KINDS
     from flows.estimator import INPUTS
@@ -184,7 +185,7 @@ def check_names(config: ConfigDict) -> Iterator[str]:
         "use_algo": USE_ALGO,
         "preset": environments.PRESETS,
         "model.objective": OBJECTIVES,
-        "precision": PRODUCTS,
+        "precision": (*PRODUCTS, AUTO),
         "model.variance": VARIANCES,
         "model.activation": ACTIVATIONS,
         "model.initializer": INITIALIZERS,

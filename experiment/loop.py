@@ -14,7 +14,7 @@ from agents.base import Metrics
 from agents.registry import make_agent
 from analysis import run_report
 from errors import UserError
-from experiment import memory, run_folder, seeds
+from experiment import memory, precision, run_folder, seeds
 from experiment.checkpoint import Checkpointer
 from experiment.environments import Environments, HostEnvironments
 from experiment.interrupt import Interrupt
@@ -38,7 +38,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, command: str = "") -> 
       UserError: the folder holds another run, memory or disk do not suffice, or the environment or
         the training produced a number that is not finite. The last checkpoint is intact.
     """
+    config, precision_note = precision.settle(config, workdir)
     environment = {**run_folder.describe_environment(), "command": command}
+    if precision_note:
+        print(f"Precision {precision_note}.")
+        environment["precision"] = precision_note
     run_folder.open_run(workdir, config.to_dict(), environment)
     try:
         with Interrupt() as interrupt:

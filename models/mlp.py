@@ -17,7 +17,7 @@ Affine = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
 
 def affine(x: chex.Array, kernel: chex.Array, bias: chex.Array) -> chex.Array:
     """Returns x W + b."""
-    return x @ kernel + bias
+    return x @ kernel + bias[None]
 
 
 def _rounded(left: chex.Array, right: chex.Array) -> chex.Array:
@@ -29,7 +29,7 @@ def _rounded(left: chex.Array, right: chex.Array) -> chex.Array:
 @jax.custom_vjp
 def affine_bfloat16(x: chex.Array, kernel: chex.Array, bias: chex.Array) -> chex.Array:
     """Returns x W + b with products, those of its gradients included, of bfloat16 factors."""
-    return _rounded(x, kernel) + bias
+    return _rounded(x, kernel) + bias[None]
 
 
 def _affine_forward(x: chex.Array, kernel: chex.Array, bias: chex.Array) -> tuple:
