@@ -24,7 +24,9 @@ def config(**changes):
         "sac__batch_size": 8,
         "sac__learn_temperature": False,
         "sac__initial_temperature": 0.3,
-        "sac__learning_rate": 0.0,
+        "sac__critic_learning_rate": 0.0,
+        "sac__policy_learning_rate": 0.01,
+        "sac__temperature_learning_rate": 0.0,
         "model__num_members": 3,
         "model__num_elites": ELITES,
     }

@@ -111,8 +111,7 @@ def as_scaled(net, policy_net):
 
 def test_without_a_model_step_and_with_one_critic_it_is_that_of_soft_actor_critic(monkeypatch):
     spec, rows, key = world.spec(), 16, jax.random.key(2)
-    changes = {"sac__num_critics": 1, "sac__critic_learning_rate": 0.0, "dhmbpo__horizon": 0}
-    settings = world.config(sac__hidden_depth=1, sac__learning_rate=1e-3, **changes)
+    settings = world.config(dhmbpo__horizon=0, sac__hidden_depth=1, sac__num_critics=1)
     plain, net = sac.make_sac(settings, spec), make_networks(settings, spec)
     start = jax.random.normal(jax.random.key(1), (rows, 2))
     state, zeros = plain.init(jax.random.key(0)), jnp.zeros(rows)
