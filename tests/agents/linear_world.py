@@ -65,7 +65,10 @@ def elites(**params):
     }
     defaults = {name: np.zeros((ELITES, *shape)) for name, shape in shapes.items()}
     defaults["log_variance"] = np.full((ELITES, STATES + 1), -np.inf)
-    given = {name: np.broadcast_to(value, defaults[name].shape) for name, value in params.items()}
+    given = {
+        name: jnp.broadcast_to(jnp.asarray(value), defaults[name].shape)
+        for name, value in params.items()
+    }
     sizes = STATES + ACTIONS, STATES + 1
     statistics = Normalizers(*(normalizer.identity(size) for size in sizes))
     params = jax.tree.map(jnp.asarray, defaults | given)
