@@ -1,3 +1,4 @@
+import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +90,22 @@ def test_samples_of_a_batch_come_with_their_own_log_probs():
     z = np.arctanh(np.asarray(action, np.float64))
     expected = -0.5 * z**2 - 0.918939 - np.log(1 - np.tanh(z) ** 2)
     np.testing.assert_allclose(log_prob, expected.sum(axis=1), atol=1e-4)
+
+
+def test_an_action_lies_so_many_standard_deviations_from_the_mean():
+    mean, std = np.array([[0.3, -1.2]]), np.array([[0.5, 1.4]])
+    noise = np.array([[1.0, -2.0]])
+    gaussian = distrax.MultivariateNormalDiag(jnp.float32(mean), jnp.float32(std))
+    action, log_prob = policies.at(gaussian, jnp.float32(noise))
+    z = mean + std * noise
+    np.testing.assert_allclose(action, np.tanh(z), rtol=1e-5)
+    density = -0.5 * noise**2 - np.log(std) - 0.5 * np.log(2 * np.pi) - np.log(1 - np.tanh(z) ** 2)
+    np.testing.assert_allclose(log_prob, density.sum(axis=1), rtol=1e-4)
+
+
+def test_samples_are_the_actions_at_standard_normal_noise():
+    network, key = outputs([0.4, -0.3], [-0.5, 0.2]), jax.random.key(3)
+    gaussian = distrax.MultivariateNormalDiag(network[:2], jnp.exp(network[2:]))
+    expected = policies.at(gaussian, jax.random.normal(key, (2,)))
+    for found, desired in zip(policies.sample_and_log_prob(network, key), expected):
+        np.testing.assert_allclose(found, desired, rtol=1e-6)

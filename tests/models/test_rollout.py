@@ -394,6 +394,75 @@ def test_start_states_are_drawn_uniformly_from_the_real_replay():
     assert np.square(counts - 500).sum() / 500 < 16.27  # 99.9 % quantile, 3 degrees of freedom
 
 
+# --- a store of states ---------------------------------------------------------------------------
+
+
+@functools.cache
+def state_generator(draw=rollout.real_states, block=None):
+    """The compiled `generate` that keeps the states of 12 branches, ending at one."""
+    config = toy_config(starts=12)
+    parts = toy_parts(config, ENDS_AT_ONE, toy_policy)
+    with pytest.MonkeyPatch.context() as patch:
+        if block is not None:
+            patch.setattr(rollout, "CPU_BLOCK_ROWS", block)
+        filters = keep_all(config, parts)
+        return jax.jit(make_rollout(config, parts, filters, 12, rollout.STATES, draw))
+
+
+def reached(ring, length=5, key=0, **settings):
+    """The ring after branches from the grid of states."""
+    arguments = toy_model([0.2] * 3, [2, 0]), (), (), replay_of(grid_of_states()), ring
+    return state_generator(**settings)(*arguments, jnp.int32(length), jax.random.key(key))
+
+
+def ring_of_states(capacity):
+    return buffer.init(capacity, jnp.zeros(2))
+
+
+def test_the_ring_has_exactly_the_states_that_were_reached_alive():
+    ring, metrics = reached(ring_of_states(100))
+    size = int(ring.size)
+    states = np.asarray(ring.rows)[:size]
+    starts = states[:12]
+    assert {tuple(s) for s in starts} <= {tuple(s) for s in np.float32(grid_of_states())}
+    rows = simulate(starts, 0.2, 5, ends=lambda n: n[:, 0] > 1.0)
+    went_on = rows[rows[:, 6] == 0.0]  # a row is (state, action, reward, next state, flags)
+    expected = np.concatenate([starts, went_on[:, 4:6]])
+    assert 3 < len(rows) - len(went_on) < 12  # some branches have ended, and added nothing then
+    assert size == len(expected) < 12 + 60
+    np.testing.assert_allclose(states, expected, atol=1e-5)
+    assert int(metrics["rollout/transitions"]) == len(rows)
+
+
+def test_the_newest_states_overwrite_the_oldest():
+    large, _ = reached(ring_of_states(100))
+    size = int(large.size)
+    assert size > 30
+    small, _ = reached(ring_of_states(30))
+    assert int(small.size) == 30
+    kept = buffer.gather(small, jnp.arange(30))
+    np.testing.assert_array_equal(kept, buffer.gather(large, jnp.arange(30)))
+    more, _ = reached(large, key=1)
+    np.testing.assert_array_equal(more.rows[:size], large.rows[:size])
+
+
+def test_a_state_that_is_not_finite_is_not_stored():
+    broken = toy_model([0.2, np.nan, np.inf], [0, 1])
+    arguments = broken, (), (), replay_of(-np.ones((4, 2))), ring_of_states(100)
+    ring, _ = state_generator()(*arguments, jnp.int32(1), jax.random.key(0))
+    assert int(ring.size) == 12 + 6
+    assert np.isfinite(ring.rows).all()
+
+
+def test_start_states_of_branches_are_those_that_are_drawn():
+    def draw(replay, key, n):
+        return jnp.tile(jnp.array([[-3.0, 0.5]]), (n, 1))
+
+    ring, _ = reached(ring_of_states(100), length=0, draw=draw, block=4)
+    np.testing.assert_array_equal(ring.rows[:12], [[-3.0, 0.5]] * 12)
+    assert int(ring.size) == 12
+
+
 # --- randomness ----------------------------------------------------------------------------------
 
 
