@@ -33,9 +33,11 @@ def toy_spec(reward=None):
     return EnvSpec("Toy-v0", 2, 1, (-1.0,), (1.0,), lambda s, a, n: n[..., 0] > 1.0, reward)
 
 
+SMALL = {"num_members": 3, "num_elites": 2, "hidden_width": 4, "hidden_depth": 2}
+
+
 def toy_ensemble(reward=None, **model):
-    small = {"num_members": 3, "num_elites": 2, "hidden_width": 4, "hidden_depth": 2}
-    return make_ensemble(config_for(**(small | model)), toy_spec(reward))
+    return make_ensemble(config_for(**(SMALL | model)), toy_spec(reward))
 
 
 def random_like(tree, seed):
@@ -77,13 +79,18 @@ NUMPY_ACTIVATIONS = {
 }
 
 
-def numpy_net(layers, x, activation="silu"):
-    """Means and raw log-variances of one network in float64."""
+def outputs_of(layers, x, activation="silu"):
+    """What one network gives in float64."""
     for index in range(len(layers)):
         x = x @ layers[f"layer_{index}"]["kernel"] + layers[f"layer_{index}"]["bias"]
         if index < len(layers) - 1:
             x = NUMPY_ACTIVATIONS[activation](x)
-    return np.split(x, 2, axis=-1)
+    return x
+
+
+def numpy_net(layers, x, activation="silu"):
+    """Means and raw log-variances of one network in float64."""
+    return np.split(outputs_of(layers, x, activation), 2, axis=-1)
 
 
 def numpy_predict(params, member, observation, action, inputs, targets, activation="silu"):
@@ -378,8 +385,7 @@ def test_means_are_the_same_without_variances(options):
     inputs = [jnp.float32(rng.normal(size=(3, 5, size))) for size in (2, 1)]
     scale = Normalizer(jnp.float32([0.1, 0.2, 0.3]), jnp.float32([2.0, 3.0, 0.5]))
     normalizers = identities(ensemble)._replace(targets=scale)
-    small = {"num_members": 3, "num_elites": 2, "hidden_width": 4, "hidden_depth": 2}
-    config = config_for(**(small | options))
+    config = config_for(**(SMALL | options))
     bare = make_ensemble(config, toy_spec(), means_only=True)
     got = bare.predict(params, normalizers, *inputs)
     expected = ensemble.predict(params, normalizers, *inputs).mean
@@ -394,6 +400,58 @@ def test_means_are_the_same_without_variances(options):
         return [line.split("f32[")[1] for line in text.splitlines() if "= dot_general" in line]
 
     assert products(ensemble) - products(bare) == 3  # the targets
+
+
+@pytest.mark.parametrize("separate_reward", [False, True])
+def test_a_constant_variance_is_one_number_for_each_member_and_target(separate_reward):
+    ensemble = toy_ensemble(variance="constant", separate_reward=separate_reward)
+    params = jax.jit(ensemble.init)(jax.random.key(0))
+    np.testing.assert_array_equal(params["log_std"], np.zeros((3, 3)))
+    rng = np.random.default_rng(0)
+    log_std = np.float32(rng.normal(-1.0, 0.5, size=(3, 3)))
+    params |= {"net": random_like(params["net"], 1), "log_std": jnp.asarray(log_std)}
+    scale = Normalizer(jnp.float32([0.1, 0.2, 0.3]), jnp.float32([2.0, 3.0, 0.5]))
+    normalizers = identities(ensemble)._replace(targets=scale)
+    observation, action = random_inputs(ensemble)
+    got = ensemble.predict(params, normalizers, jnp.float32(observation), jnp.float32(action))
+    for member in range(3):
+        nets = jax.tree.map(lambda leaf, m=member: np.float64(leaf[m]), params["net"]["params"])
+        x = np.concatenate([observation[member], action[member]], axis=-1)
+        parts = [nets["state"], nets["reward"]] if separate_reward else [nets]
+        mean = np.concatenate([outputs_of(part, x) for part in parts], axis=-1)
+        expected = mean * np.float64(scale.std) + np.float64(scale.mean)
+        np.testing.assert_allclose(got.mean[member], expected, rtol=1e-4, atol=1e-4)
+    raw = 0.5 - numpy_softplus(0.5 - 2.0 * log_std)  # within the bounds of a head's
+    log_variance = -10.0 + numpy_softplus(raw + 10.0) + 2.0 * np.log(np.float64(scale.std))
+    expected = np.broadcast_to(log_variance[:, None], got.mean.shape)
+    np.testing.assert_allclose(got.log_variance, expected, rtol=1e-4)
+    bare = make_ensemble(
+        config_for(**SMALL, variance="constant", separate_reward=separate_reward),
+        toy_spec(),
+        means_only=True,
+    )
+    inputs = jnp.float32(observation), jnp.float32(action)
+    np.testing.assert_allclose(bare.predict(params, normalizers, *inputs).mean, got.mean, rtol=1e-6)
+
+
+def test_a_layer_norm_is_before_every_activation():
+    ensemble = toy_ensemble(layer_norm=True)
+    params = random_params(ensemble)
+    observation, action = random_inputs(ensemble)
+    got = ensemble.predict(
+        params, identities(ensemble), jnp.float32(observation), jnp.float32(action)
+    )
+    for member in range(3):
+        layers = jax.tree.map(lambda leaf, m=member: np.float64(leaf[m]), params["net"]["params"])
+        norms = {name: layers.pop(name) for name in ("LayerNorm_0", "LayerNorm_1")}
+        x = np.concatenate([observation[member], action[member]], axis=-1)
+        for index in range(2):
+            x = x @ layers[f"layer_{index}"]["kernel"] + layers[f"layer_{index}"]["bias"]
+            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+            x = x * norms[f"LayerNorm_{index}"]["scale"] + norms[f"LayerNorm_{index}"]["bias"]
+            x = NUMPY_ACTIVATIONS["silu"](x)
+        outputs = x @ layers["layer_2"]["kernel"] + layers["layer_2"]["bias"]
+        np.testing.assert_allclose(got.mean[member], outputs[:, :3], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("freeze", [True, False])

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import mbpo
@@ -16,7 +17,7 @@ from models.early_stopping import Progress, track_best
 from models.ensemble import Normalizers, make_ensemble
 from models.fit import holdout_errors, make_fit
 from models.objectives import OBJECTIVES, Context, ModelObjective, Parts
-from models.split import Split, minibatch_rows
+from models.split import Split, minibatch_rows, permanent_holdout
 from models.split import split_rows as split_rows_untraced
 from models.training import NO_REFIT, Refit
 from replay import buffer, example_transition
@@ -277,6 +278,16 @@ def test_the_split_is_drawn_anew_for_every_fit():
     assert not np.array_equal(first[0] == 0, second[0] == 0)
 
 
+def test_rows_held_out_for_life_are_so_in_every_fit():
+    _, init, fit = fitter(num_rows=40, permanent_holdout=True, max_gradient_steps=30, patience=99)
+    state, replay = init(jax.random.key(0)), numbered_replay(40)
+    for key in range(3):  # the objective's state adds up what was seen
+        state, _ = fit(state, replay, NO_CONTEXT, jax.random.key(key))
+    own = np.asarray(permanent_holdout(40, 0.2))
+    assert 0 < own.sum() < 20
+    np.testing.assert_array_equal(state.objective > 0, np.tile(~own, (3, 1)))
+
+
 # --- when it stops and what it restores ----------------------------------------------------------
 
 
@@ -401,6 +412,18 @@ def test_the_cap_bounds_gradient_steps_and_zero_is_none(cap, steps, epochs):
     np.testing.assert_array_equal(seen.sum(axis=1), [4 * steps] * 3)
 
 
+@pytest.mark.parametrize("options", [{}, {"decoupled_decay": True, "max_grad_norm": 1.0}])
+def test_the_first_fit_has_a_cap_of_its_own(options):
+    _, init, fit = fitter(
+        num_rows=20, first_gradient_steps=7, max_gradient_steps=3, patience=99, **options
+    )
+    state, steps = init(jax.random.key(0)), []
+    for key in range(3):
+        state, metrics = fit(state, numbered_replay(20), NO_CONTEXT, jax.random.key(key))
+        steps.append(int(metrics["model/fit_steps"]))
+    assert steps == [7, 3, 3]
+
+
 # --- the optimiser -------------------------------------------------------------------------------
 
 GRADIENT_SCALES = (1.0, -0.5, 0.02, 0.3, -2.0, 0.1)
@@ -471,6 +494,31 @@ def test_the_optimiser_is_adam_with_coupled_decay_of_kernels_per_layer(
         np.testing.assert_allclose(end, expected, rtol=1e-5, atol=1e-6, err_msg=str(names))
 
     jax.tree_util.tree_map_with_path(check, before, state.params)
+
+
+def test_decoupled_decay_is_that_of_adamw():
+    decays = {"layer_0": 0.8, "layer_1": 0.3}
+    _, init, fit = fitter(
+        "scaled",
+        learning_rate=0.01,
+        weight_decay=tuple(decays.values()),
+        decoupled_decay=True,
+        max_gradient_steps=3,
+    )
+    start = init(jax.random.key(0))
+    state, _ = fit(start, numbered_replay(15), NO_CONTEXT, jax.random.key(0))
+
+    def check(path, before, after):
+        names = [entry.key for entry in path]
+        decay = decays[names[-2]] if names[-1] == "kernel" else 0.0
+        adamw = optax.adamw(0.01, weight_decay=decay)
+        expected, moments = before, adamw.init(before)
+        for scale in GRADIENT_SCALES[:3]:
+            change, moments = adamw.update(jnp.full_like(before, scale), moments, expected)
+            expected = optax.apply_updates(expected, change)
+        np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6, err_msg=str(names))
+
+    jax.tree_util.tree_map_with_path(check, start.params, state.params)
 
 
 def test_the_first_moment_shows_the_decay_of_every_layer():
@@ -585,6 +633,22 @@ def test_calibration_metrics_of_a_known_gaussian(claimed, z2, coverage):
     expected = z2 + log_variance.mean()
     np.testing.assert_allclose(metrics["model/holdout_nll"], expected, atol=0.08 * z2)
     np.testing.assert_allclose(metrics["model/holdout_mse"], np.mean(std**2), rtol=0.15)
+
+
+def test_a_constant_variance_is_learned_to_be_that_of_the_residuals():
+    mean, std = np.array([0.5, -2.0]), np.array([0.3, 0.9])
+    options = {"batch_size": 256, "learning_rate": 0.02, "keep": "last", "normalize_targets": True}
+    ensemble, init, fit = fitter("mle", variance="constant", max_gradient_steps=400, **options)
+    replay = gaussian_replay(3_000, mean, std)
+    state, metrics = fit(init(jax.random.key(0)), replay, NO_CONTEXT, jax.random.key(1))
+    inputs = jnp.broadcast_to(jnp.linspace(-2.0, 2.0, 5)[None, :, None], (3, 5, 1))
+    prediction = ensemble.predict(state.params, state.normalizers, inputs, inputs)
+    variance = np.exp(prediction.log_variance)
+    np.testing.assert_array_equal(variance, np.tile(variance[:, :1], (1, 5, 1)))  # whatever it sees
+    # 2,400 residuals: the deviation of their variance is 3 %
+    np.testing.assert_allclose(variance[:, 0], np.tile(std**2, (3, 1)), rtol=0.12)
+    np.testing.assert_allclose(metrics["model/holdout_z2"], 1.0, rtol=0.12)
+    assert state.params["log_std"].shape == (3, 2)
 
 
 @pytest.mark.parametrize("held_out", [1, 999, 1_000, 1_001, 1_700])

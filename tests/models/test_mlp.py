@@ -40,11 +40,13 @@ def test_the_network_is_numpys_forward_pass(depth, layer_norm):
     np.testing.assert_allclose(got, numpy_forward(params, x, depth, layer_norm), rtol=1e-4)
 
 
-def test_products_in_bfloat16_round_the_factors_and_nothing_else():
-    def rounded(x):
-        bits = np.asarray(x, np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
+def rounded(x):
+    """The nearest numbers that bfloat16 has, ties to even."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
 
+
+def test_products_in_bfloat16_round_the_factors_and_nothing_else():
     params = MLP(4, 64, 1).init(jax.random.key(0), jnp.zeros(16))
     x = jax.random.normal(jax.random.key(1), (32, 16))
     own = jax.tree.map(np.asarray, params["params"])
@@ -55,6 +57,24 @@ def test_products_in_bfloat16_round_the_factors_and_nothing_else():
     # a sum that is rounded otherwise may round to the neighbour, 2^-8 of one of 64 terms
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert np.abs(found - MLP(4, 64, 1).apply(params, x)).max() > 2e-3
+
+
+@pytest.mark.parametrize("members", [None, 3])
+def test_the_gradients_of_a_bfloat16_layer_are_products_of_rounded_factors(members):
+    rng = np.random.default_rng(0)
+    leading = () if members is None else (members,)
+    shapes = (40, 24), (24, 16), (16,), (40, 16)  # x, kernel, bias, the gradient from above
+    x, kernel, bias, above = (np.float32(rng.normal(size=(*leading, *shape))) for shape in shapes)
+    layer = mlp.affine_bfloat16 if members is None else jax.vmap(mlp.affine_bfloat16)
+    value, pull_back = jax.jit(lambda *args: jax.vjp(layer, *args))(x, kernel, bias)
+    found = pull_back(above)
+    x, kernel, above = (np.float64(rounded(factor)) for factor in (x, kernel, above))
+    np.testing.assert_allclose(value, x @ kernel + bias[..., None, :], rtol=1e-5, atol=1e-5)
+    x_t, kernel_t = (np.swapaxes(factor, -1, -2) for factor in (x, kernel))
+    expected = above @ kernel_t, x_t @ above, above.sum(axis=-2)
+    for actual, desired in zip(found, expected):
+        assert actual.dtype == jnp.float32
+        np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-4)
 
 
 def test_the_number_of_parameters_of_a_sac_policy_for_hopper():
