@@ -26,7 +26,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     )  # step it inside the compiled program; default: where its dynamics exist in JAX
     # Published constants. "original": Janner et al. 2019; "mbrl_lib": Pineda et al. 2021;
     # "modhe2022": those and the choices of the value-aware code of Modhe et al.; "dhmbpo_lite",
-    # "dhmbpo_plus": configs/dhmbpo2025.py. Default: the recipe's.
+    # "dhmbpo_plus": configs/dhmbpo2025.py. Default: "dhmbpo_lite" for that agent, else "original".
     config.preset = placeholder(str)
     config.seed = 0  # first seed
     config.num_seeds = 1  # seeds trained together: seed, seed + 1, ...

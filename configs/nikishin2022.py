@@ -13,6 +13,11 @@ Constants = dict[str, Any]  # dotted config field -> value
 
 _COMMON: Constants = {
     "updates_per_step": 1,
+    "discount": 0.99,
+    "sac.batch_size": 256,
+    "sac.hidden_depth": 2,
+    "sac.layer_norm": False,
+    "sac.num_critics": 2,
     "sac.learning_rate": 3e-4,
     "sac.target_update_every": 1,
     "sac.learn_temperature": True,
@@ -21,11 +26,13 @@ _COMMON: Constants = {
     "model.num_members": 1,
     "model.num_elites": 1,
     "model.hidden_depth": 2,
+    "model.layer_norm": False,
     "model.activation": "relu",
     "model.initializer": "orthogonal",
     "model.weight_decay": (0.0,),
     "model.learn_variance_bounds": False,
     "model.predict_delta": False,
+    "model.normalize_targets": False,
 }
 
 CONTINUOUS: Constants = {

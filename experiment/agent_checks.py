@@ -48,7 +48,7 @@ def check_agent(config: ConfigDict) -> Iterator[str]:
         spec = registry.spec(config.env)
     except UserError:
         return  # reported with the environment
-    if spec.discrete and agent in ("sac", "mbpo", "mpc"):
+    if spec.discrete and agent in ("sac", "mbpo", "dhmbpo", "mpc"):
         yield (
             f"{config.env} has discrete actions, which {flag(config, 'agent')} cannot take: use "
             "--config=configs/omd_cartpole.py, or --config.agent=dyna and an algo that has a model."
@@ -99,6 +99,16 @@ def check_exact(config: ConfigDict) -> Iterator[str]:
             f"{flag(config, 'omd.inverse')} would form the Hessian of {count} critic parameters, "
             f"{4 * count**2 / 1e9:.1f} GB, at every step: use --config.omd.inverse=cg, or at most "
             f"{EXACT_LIMIT} parameters by a smaller --config.sac.hidden_width."
+        )
+
+
+def check_precision(config: ConfigDict) -> Iterator[str]:
+    """Yields hypergradients through products that only have a gradient."""
+    omd = uses(config, "model.objective") and config.model.objective == "omd"
+    if omd and config.precision in ("bfloat16", "auto"):
+        yield (
+            f"{flag(config, 'precision')}: model.objective=omd takes derivatives of gradients, "
+            "which products in bfloat16 do not have. Use --config.precision=float32."
         )
 
 

@@ -14,7 +14,14 @@ from ml_collections import ConfigDict
 from agents.recipes import RECIPES, USE_ALGO
 from configs import environments
 from errors import UserError
-from experiment.agent_checks import check_agent, check_exact, check_one_step, omd_names
+from experiment.agent_checks import (
+    check_agent,
+    check_exact,
+    check_one_step,
+    check_precision,
+    omd_names,
+)
+from experiment.dhmbpo_checks import check_dhmbpo
 from experiment.fields import flag, given, is_number, uses
 from experiment.flow_checks import check_flow
 from experiment.objective_checks import (
@@ -361,6 +368,8 @@ CHECKS: tuple[Callable[[ConfigDict], Iterator[str]], ...] = (
     check_planner,
     check_fit,
     check_one_step,
+    check_dhmbpo,
     check_exact,
+    check_precision,
     check_environment,  # last: its message can be several lines long
 )

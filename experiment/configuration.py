@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from agents.recipes import RECIPES, USE_ALGO
-from configs import environments, modhe2022, nikishin2022, planning
+from configs import default, environments, modhe2022, nikishin2022, planning
 from errors import UserError
 from experiment import checks, fields
 
@@ -17,7 +17,6 @@ from experiment import checks, fields
 _RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
     "sac": {"updates_per_step": 1},
     "cf_mbpo": {"use_algo": "both", "model.normalize_targets": True},
-    "dhmbpo": {"preset": "dhmbpo_lite"},
 }
 
 # What other configurations than those of a preset leave blank: a value-aware loss that is the error
@@ -86,13 +85,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
     resolved = ConfigDict(config.to_dict(), convert_dict=True).copy_and_resolve_references()
     _apply_aliases(resolved)
     _fill(resolved, _RECIPE_DEFAULTS.get(resolved.algo, {}))
-    _fill(resolved, {"preset": "original"})
     if resolved.algo == "cf_mbpo":
         _fill(resolved, {"rollout.filter": USE_ALGO.get(resolved.use_algo)})
     if recipe := RECIPES.get(resolved.algo):
         _fill(resolved, {"agent": recipe.agent, "model.objective": recipe.objective})
-        if resolved.agent in ("mbpo", "dhmbpo"):
+        if resolved.agent in fields.ROLLOUTS:
             _fill(resolved, {"rollout.filter": recipe.filter or "none"})
+    _fill(resolved, {"preset": "dhmbpo_lite" if resolved.agent == "dhmbpo" else "original"})
     if resolved.agent == "mpc":
         _fill(resolved, planning.RECIPES.get(resolved.algo, {}))
         _fill(resolved, planning.defaults(resolved.planner.name))
@@ -126,6 +125,21 @@ def resolve(config: ConfigDict) -> ConfigDict:
         _fill(resolved, {"sac.target_entropy": -float(spec.action_size)})
         _fill(resolved, {"env_on_device": checks.is_functional(resolved.env)})
     return FrozenConfigDict(resolved)
+
+
+def complete(stored: Mapping[str, Any]) -> ConfigDict:
+    """Returns the resolved configuration of a run that may be older than some fields.
+
+    Those have the defaults that a run with the other values gets now.
+
+    Args:
+      stored: what the run has in its `config.json`, by dotted name; present names only.
+    """
+    config = default.get_config()
+    config.update_from_flattened_dict(
+        {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+    )
+    return resolve(config)
 
 
 def validate(config: ConfigDict) -> None:

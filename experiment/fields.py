@@ -62,6 +62,14 @@ FIT = tuple(
 )
 """Fields about fits to a replay, which one-step agents do not make."""
 
+STEPWISE = (
+    "update_every",
+    "sac.policy_update_every",
+    "sac.target_update_every",
+    "sac.explore_greedily",
+)
+"""Fields of agents that update a policy between environment steps, not all at once in a refresh."""
+
 EVERY_PLANNER = (
     "name",
     "horizon",
@@ -102,6 +110,8 @@ def uses(config: ConfigDict, name: str) -> bool:
         return objective in DECISION_AWARE
     if name.startswith("objective."):
         return objective in VALUE_AWARE
+    if name == "model.sl_noise":
+        return agent in ("mbpo", "mpc")
     if name.startswith("model."):
         return agent in (*ROLLOUTS, "mpc") or (agent == "dyna" and name not in FIT)
     if name.startswith("planner."):
@@ -109,7 +119,9 @@ def uses(config: ConfigDict, name: str) -> bool:
         return agent == "mpc" and name.removeprefix("planner.") in (*EVERY_PLANNER, *own)
     if name == "rollout.deterministic":
         return agent in (*ROLLOUTS, "mpc", "dyna")
-    if name in ("updates_per_step", "update_every", "discount") or name.startswith("sac."):
+    if name in STEPWISE:
+        return agent not in ("mpc", "dhmbpo")
+    if name in ("updates_per_step", "discount") or name.startswith("sac."):
         return agent != "mpc"
     if name in HYPERGRADIENT:
         return agent == "dyna" and objective == "omd"

@@ -10,7 +10,7 @@ from experiment.fields import flag, uses
 
 def check_rollout(config: ConfigDict) -> Iterator[str]:
     """Yields start states that the elites cannot share and schedules that make no sense."""
-    if not uses(config, "rollout.schedule"):
+    if not uses(config, "rollout.starts"):
         return
     starts, elites = config.rollout.starts or 0, config.model.num_elites or 0
     if starts > 0 and elites > 0 and starts % elites:
@@ -20,7 +20,7 @@ def check_rollout(config: ConfigDict) -> Iterator[str]:
             f"{flag(config, 'rollout.starts')} cannot be shared equally by model.num_elites="
             f"{elites}: use {nearest}."
         )
-    schedule = config.rollout.schedule
+    schedule = config.rollout.schedule if uses(config, "rollout.schedule") else None
     if schedule is not None and not _is_schedule(schedule):
         yield (
             f"{flag(config, 'rollout.schedule')} is not a schedule: give four whole numbers "

@@ -141,6 +141,7 @@ def test_the_configuration_of_cartpole_serves_every_model_loss(env, algo):
 @pytest.mark.parametrize("algo", RECIPES)
 def test_a_recipe_names_its_agent(algo):
     others = {"omd": "dyna", "mle": "dyna", "sac": "sac", "mpc": "mpc", "pets": "mpc"}
+    others["dhmbpo"] = "dhmbpo"
     assert resolved("Hopper-v5", algo=algo).agent == others.get(algo, "mbpo")
 
 
@@ -175,8 +176,9 @@ def test_given_values_win_over_those_of_the_paper():
     assert {k: fields.get(config, k.replace("__", ".")) for k in values} == values
 
 
-def test_the_constants_of_the_paper_win_over_those_of_the_preset():
-    config = resolved(CHEETAH, algo="omd", preset="mbrl_lib")
+@pytest.mark.parametrize("preset", ["mbrl_lib", "dhmbpo_lite"])
+def test_the_constants_of_the_paper_win_over_those_of_the_preset(preset):
+    config = resolved(CHEETAH, algo="omd", preset=preset)
     expected = PUBLISHED[CHEETAH]
     assert {name: fields.get(config, name) for name in expected} == expected
 
@@ -218,7 +220,7 @@ def test_an_environment_is_on_the_device_where_it_can_be(env, expected):
             {"algo": "sac", "agent": "dyna"},
             ["agent=dyna does not go with --config.algo=sac: leave it out"],
         ),
-        (CHEETAH, {"algo": "sac", "agent": "dina"}, ["Did you mean dyna?", "sac, mbpo, dyna"]),
+        (CHEETAH, {"algo": "sac", "agent": "dina"}, ["Did you mean dyna?", "sac, mbpo, dhmbpo"]),
         (CHEETAH, {"algo": "omd", "agent": "mpbo"}, ["Did you mean mbpo?"]),
         (
             CHEETAH,

@@ -156,13 +156,20 @@ def test_a_configuration_read_from_json_resolves():
 @pytest.mark.parametrize("env", registry.registered_ids())
 def test_every_preset_fills_every_field_of_every_environment(env, preset, algo):
     # with discrete actions, every algorithm that has a model, as a one-step agent
-    agent = "dyna" if registry.spec(env).discrete and RECIPES[algo].agent == "mbpo" else None
+    one_step = registry.spec(env).discrete and RECIPES[algo].agent in fields.ROLLOUTS
+    agent = "dyna" if one_step else None
     config = configuration.resolve(given(env, preset=preset, algo=algo, agent=agent))
     if registry.spec(env).discrete and algo in ("sac", "cf_mbpo", "mpc", "pets"):
         with pytest.raises(UserError):
             configuration.validate(config)
         return
-    configuration.validate(config)
+    if config.agent == "dhmbpo" and not preset.startswith("dhmbpo"):
+        with pytest.raises(
+            UserError, match=r"sac\.batch_size=256 .* model\.num_elites=5: use 255\."
+        ):
+            configuration.validate(config)
+    else:
+        configuration.validate(config)
     unused = {"sac": {"model.objective", "rollout.filter", "use_algo"}, "cf_mbpo": set()}
     if config.agent in ("dyna", "mpc"):
         unused[algo] = {"rollout.filter", "use_algo"}
