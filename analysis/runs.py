@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,8 +147,8 @@ def _read(folder: Path) -> tuple[Run | None, list[str]]:
             return None, [f"{CONFIG_FILE} cannot be used ({name} is {value!r}); left out."]
     seeds, problems = _read_seeds(folder, config)
     written = f"written by {another_version(environment)}"
-    defaults = flatten(default.get_config().to_dict())
-    if unknown := sorted(config.keys() - defaults):
+    known = flatten(default.get_config().to_dict()).keys()
+    if unknown := sorted(config.keys() - known):
         problems.append(f"{written}: this one does not know {listed(unknown)}.")
     if seeds and not any(RETURN in frame for frame in seeds.values()):
         problems.append(f"{written}: no column {RETURN}; left out.")
@@ -158,12 +158,24 @@ def _read(folder: Path) -> tuple[Run | None, list[str]]:
         for seed, frame in seeds.items()
         if RETURN in frame and np.isfinite(frame[RETURN]).any()
     }
-    run = Run(folder, {**defaults, **config}, environment, evaluated)
+    run = Run(folder, {**_younger(config, known), **config}, environment, evaluated)
     if not evaluated:
         writer = _writer(folder)
         note = f"no evaluation yet (process {writer} is at it)" if writer else "no evaluation yet"
         return None, [*problems, f"{note}; left out."]
     return run, [*problems, *_state(run)]
+
+
+def _younger(config: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Returns the fields that did not exist when a run was configured, with their defaults."""
+    missing = [name for name in known if name not in config]
+    if not missing:
+        return {}
+    from experiment import configuration  # here, because it may import JAX
+
+    stored = {name: value for name, value in config.items() if name in known}
+    complete = flatten(configuration.complete(stored).to_dict())
+    return {name: complete[name] for name in missing}
 
 
 def _without_config(folder: Path) -> str:

@@ -12,6 +12,7 @@ from experiment import run_folder
 from models.mlp import PRODUCTS, Affine
 
 AUTO = "auto"
+BEFORE = "float32"  # of runs that are older than the field
 ROWS, WIDTH, LAYERS = 256, 256, 8  # of the products that are timed: those of a small learner
 REPEATS = 20
 
@@ -30,7 +31,7 @@ def settle(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, str]:
     if config.precision != AUTO:
         return config, ""
     if (Path(workdir) / run_folder.CONFIG_FILE).exists():
-        chosen = run_folder.read_config(workdir)["config"]["precision"]
+        chosen = run_folder.read_config(workdir)["config"].get("precision", BEFORE)
         note = f"auto: {chosen}, with which this run was begun"
     else:
         seconds = {name: measure(product) for name, product in PRODUCTS.items()}

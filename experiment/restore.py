@@ -71,17 +71,14 @@ def stored_config(workdir: Path) -> ConfigDict:
     """
     description = run_folder.read_config(workdir)
     stored = run_folder.flatten(description["config"])
-    config = default.get_config()
-    known = set(run_folder.flatten(config.to_dict()))
+    known = set(run_folder.flatten(default.get_config().to_dict()))
     if unknown := sorted(set(stored) - known):
         writer = run_folder.another_version(description["environment"])
         raise UserError(
             f"{workdir} was written by {writer}: this one has no field config.{unknown[0]}. "
             "Check that version out to work with the run."
         )
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    config.update_from_flattened_dict(values)
-    return configuration.resolve(config)
+    return configuration.complete(stored)
 
 
 def seed_slice(tree: Any, k: int) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from errors import UserError
 from experiment.files import disk_problems_as_user_errors, write_text_atomically
+from experiment.former_fields import with_present_names
 
 CONFIG_FILE = "config.json"
 REPORT_FILE = "report.md"
@@ -62,7 +63,7 @@ def close_run(workdir: Path) -> None:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """Returns `{"config": ..., "environment": ...}` of a run folder.
+    """Returns `{"config": ..., "environment": ...}` of a run folder, with present names of fields.
 
     Raises:
       UserError: the folder has no readable `config.json`.
@@ -70,13 +71,14 @@ def read_config(workdir: Path) -> dict[str, Any]:
     path = Path(workdir) / CONFIG_FILE
     try:
         content = json.loads(path.read_text())
-        return {"config": content["config"], "environment": content["environment"]}
+        config, environment = content["config"], content["environment"]
     except FileNotFoundError as error:
         raise UserError(f"{workdir} is not a run folder: it has no {CONFIG_FILE}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). Restore it from a backup, or pass another --workdir."
         ) from error
+    return {"config": with_present_names(config), "environment": environment}
 
 
 def another_version(environment: dict[str, Any]) -> str:

@@ -203,7 +203,7 @@ def test_epochs_without_a_finite_return_are_no_evaluations(make_run):
 def test_seeds_without_a_common_step_and_groups_that_begin_too_late_are_left_out(make_run):
     a = make_run("a", {0: [1.0]}, every=1500)
     b = make_run("b", {1: [1.0]}, every=1000)
-    c = make_run("c", {0: [1.0, 2.0]}, algo="sac")
+    c = make_run("c", {0: [1.0, 2.0]}, algo="sac", discount=0.99)
     d = make_run("d", {0: [1.0]}, every=4000, algo="sac", discount=0.9)
     tables, notes = compare(a, b, c, d)
     assert tables["summary"]["group"].tolist() == ["sac, discount=0.99"]

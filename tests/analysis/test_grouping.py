@@ -1,7 +1,12 @@
+import json
+
 import pytest
 
 from analysis import grouping, runs
+from configs import default
 from errors import UserError
+from experiment import configuration
+from experiment.run_folder import flatten
 
 
 def group(*folders, by=()):
@@ -175,6 +180,21 @@ def test_grouping_by_a_field_that_an_algorithm_lacks(make_run):
 def test_a_field_that_cannot_group_is_a_user_error(make_run, name, message):
     with pytest.raises(UserError, match=f"--group-by={name}: .*{message}"):
         group(make_run("a", {0: [1.0]}), by=[name])
+
+
+def test_a_run_that_is_older_than_some_fields_is_no_other_experiment(make_run):
+    fields = flatten(configuration.resolve(default.get_config("Hopper-v5")).to_dict())
+    of_runs = ("env", "seed", "num_seeds", "total_steps")
+    fields = {name: value for name, value in fields.items() if name not in of_runs}
+    old, new = make_run("old", {0: [1.0]}, **fields), make_run("new", {1: [1.0]}, **fields)
+    content = json.loads((old / "config.json").read_text())
+    for name in ("layer_norm", "variance", "first_gradient_steps"):
+        assert content["config"]["model"].pop(name) is not None
+    del content["config"]["sac"]["critic_learning_rate"]
+    (old / "config.json").write_text(json.dumps(content))
+    assert group(old, new)[0] == {("Hopper-v5", "mbpo"): [("old", 0), ("new", 1)]}
+    other = make_run("other", {2: [1.0]}, **fields | {"model.layer_norm": True})
+    assert labels(old, new, other) == ["model.layer_norm=false", "model.layer_norm=true"]
 
 
 def test_of_the_same_seed_twice_the_longer_run_counts(make_run):

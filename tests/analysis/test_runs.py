@@ -227,6 +227,18 @@ def test_a_seed_without_an_evaluation_does_not_count(make_run):
     assert list(load(folder)[0]["a"].seeds) == [0]
 
 
+def test_a_setting_that_has_another_name_now_is_read_under_that(make_run):
+    folder = make_run("a", CURVE)
+    content = json.loads((folder / "config.json").read_text())
+    del content["config"]["precision"]
+    content["config"]["planner"]["precision"] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(content))
+    found, notes = load(folder)
+    assert found["a"].config["precision"] == "bfloat16"
+    assert "planner.precision" not in found["a"].config
+    assert notes == []
+
+
 def test_settings_that_this_version_does_not_know_are_named_but_the_run_is_used(make_run):
     folder = make_run("a", CURVE)
     edit(folder / "config.json", '"num_members"', '"ensemble_size"')
