@@ -5,7 +5,7 @@
 `pets`: `configs/pets.py`, CEM with 5 elites of 7 members of 4x200, sampled, TS1, 20 particles, 350
 candidates, horizon 15, 5 iterations. `cs285`: `configs/cs285_mpc.py` on the cheetah, random
 shooting with 3 members of 2x250 tanh, each rolling out 1000 candidates alone, horizon 15. Each in
-both values of `planner.precision`, and beside it the matrix products of its networks alone, without
+both values of `precision`, and beside it the matrix products of its networks alone, without
 activations, sampling, rewards and sorting. All are timed in turn and the best round of each counts,
 because shared machines are slow for seconds at a time; compare the fractions, not the times of
 different hours. With --mbrl_lib the same plan of PETS by MBRL-Lib on PyTorch is timed before and
@@ -72,12 +72,12 @@ def products(config: Any, spec: Any) -> Case:
     members, num_blocks = config.model.num_elites, blocks(rows)
     weights = [jnp.ones((members, *shape)) for shape in layers(config, spec)]
     x = jnp.ones((num_blocks, members, rows // (num_blocks * members), weights[0].shape[1]))
-    product = PRODUCTS[config.planner.precision]
+    product = jax.vmap(PRODUCTS[config.precision])
 
     def step(x: Any, _: None) -> tuple[Any, None]:
         y = x
         for weight in weights:
-            y = product(y, weight, (((2,), (1,)), ((0,), (0,))))
+            y = product(y, weight, jnp.zeros((members, weight.shape[-1])))
         return x + 1e-9 * y[..., :1], None
 
     run = jax.jit(lambda x: jax.lax.map(lambda x: jax.lax.scan(step, x, length=times)[0], x))
@@ -137,7 +137,7 @@ def main(argv: list[str]) -> None:
     for name, env in PLANS.items():
         for precision in PRECISIONS:
             config = importlib.import_module(f"configs.{name}").get_config(env)
-            config.planner.precision = precision
+            config.precision = precision
             config, spec = resolve(config), envs.spec(env)
             cases[f"{name}, {precision}"] = plan(config, spec)
             cases[f"{name}, {precision}: products"] = products(config, spec)
