@@ -147,8 +147,8 @@ def test_episodes_planned_together_are_planned_as_one_after_the_other(known_mode
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_precision_is_that_of_plans_alone(precision):
-    agent = mpc.make_agent(config(planner__precision=precision), spec())
+def test_precision_is_that_of_plans_and_fits(precision):
+    agent = mpc.make_agent(config(precision=precision), spec())
     state = jax.eval_shape(agent.init, jax.random.key(0))
     policy = jax.eval_shape(agent.policy, state)
     memory = jax.eval_shape(lambda policy: agent.begin(policy, 2), policy)
@@ -158,7 +158,7 @@ def test_precision_is_that_of_plans_alone(precision):
         "fit": jax.make_jaxpr(agent.refresh[0].run)(state),
     }
     rounded = {name for name, program in programs.items() if "bf16" in str(program)}
-    assert rounded == ({"step", "act"} if precision == "bfloat16" else set())
+    assert rounded == (set(programs) if precision == "bfloat16" else set())
 
 
 def test_no_plan_is_made_for_an_episode_that_is_over(known_model, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import envs
 from agents.registry import make_agent
 from configs import default
-from experiment.fields import ALIASES
+from experiment.fields import ALIASES, uses
 from replay import example_transition
 from tests.integration import tiny
 
@@ -41,6 +41,7 @@ OTHER = {
     "update_every": 2,
     "discount": 0.9,
     "replay_capacity": 333,
+    "precision": "bfloat16",
     "sac.batch_size": 24,
     "sac.hidden_width": 9,
     "sac.hidden_depth": 3,
@@ -62,12 +63,15 @@ OTHER = {
     "model.num_elites": 1,
     "model.hidden_width": 9,
     "model.hidden_depth": 1,
+    "model.layer_norm": True,
+    "model.variance": "constant",
     "model.activation": "relu",
     "model.initializer": "orthogonal",
     "model.head_scale": 0.5,
     "model.separate_reward": True,
     "model.learning_rate": 1e-2,
     "model.weight_decay": (1e-2,),
+    "model.decoupled_decay": True,
     "model.batch_size": 24,
     "model.train_every": 25,
     "model.learn_variance_bounds": False,
@@ -77,10 +81,12 @@ OTHER = {
     "model.bootstrap": False,
     "model.holdout_ratio": 0.5,
     "model.holdout_max": 30,
+    "model.permanent_holdout": True,
     "model.improvement_threshold": 0.5,
     "model.patience": 2,
     "model.incumbent_competes": True,
     "model.max_gradient_steps": 10,
+    "model.first_gradient_steps": 30,
     "model.max_grad_norm": 0.5,
     "model.validation": "objective",
     "model.max_epochs": 3,
@@ -199,8 +205,17 @@ OTHER_PLANNER = {
     "planner.propagation": "ts1",
     "planner.num_particles": 2,
     "planner.ignore_termination": False,
-    "planner.precision": "bfloat16",
 }
+OTHER_DOUBLE_HORIZON = {
+    "dhmbpo.horizon": 1,
+    "dhmbpo.distribution_horizon": 3,
+    "dhmbpo.ring_capacity": 100,
+    "dhmbpo.critic_updates": 3,
+    "dhmbpo.reset_optimizers_every": 100,
+    "dhmbpo.early_share": 0.1,
+    "dhmbpo.early_steps": 7,
+}
+NEEDS |= {"dhmbpo.early_steps": {"dhmbpo.early_share": 0.2}}
 NEEDS |= {
     "planner.gamma": {"planner.name": "mppi"},
     "planner.sigma": {"planner.name": "mppi"},
@@ -275,7 +290,13 @@ def unchanged():
 
 def test_every_field_is_in_one_of_the_two_lists():
     assert sorted(fields(default.get_config())) == sorted(
-        DRIVER_ONLY | OTHER | OTHER_OBJECTIVE | OTHER_ONE_STEP | OTHER_FLOW | OTHER_PLANNER
+        DRIVER_ONLY
+        | OTHER
+        | OTHER_OBJECTIVE
+        | OTHER_ONE_STEP
+        | OTHER_FLOW
+        | OTHER_PLANNER
+        | OTHER_DOUBLE_HORIZON
     )
 
 
@@ -360,3 +381,42 @@ def test_changing_a_field_of_the_planner_changes_its_program(name):
     needs = NEEDS.get(name, {})
     changed = step_of_planner(**needs, **{name: OTHER_PLANNER[name]})
     assert unchanged_step_of_planner(*needs.items()) != changed
+
+
+DOUBLE_HORIZON = {"preset": "original", "dhmbpo.horizon": 2, "dhmbpo.ring_capacity": 200}
+
+
+def double_horizon_programs(**changes):
+    """Yields the programs of double-horizon MBPO."""
+    agent, state = make("dhmbpo", DOUBLE_HORIZON | changes)
+    yield str(agent.refresh_every)
+    yield str(state)
+    transition = example_transition(4, 1)
+    for function, arguments in (
+        *((stage.run, (state,)) for stage in reversed(agent.refresh)),
+        (agent.step, (state, transition, jnp.zeros(4))),
+        (agent.init, (jax.random.key(0),)),
+    ):
+        program = jax.make_jaxpr(function)(*arguments)
+        yield f"{program} {program.consts}"
+
+
+@functools.cache
+def unchanged_double_horizon_programs(*needs):
+    first, second = (list(double_horizon_programs(**dict(needs))) for _ in range(2))
+    assert first == second, "the programs of one configuration do not read the same twice"
+    return first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER | OTHER_DOUBLE_HORIZON)
+def test_a_field_changes_a_program_of_double_horizon_mbpo_if_it_is_said_to_matter(name):
+    needs = NEEDS.get(name, {})
+    changes = {**needs, name: (OTHER | OTHER_DOUBLE_HORIZON)[name]}
+    pairs = zip(
+        double_horizon_programs(**changes),
+        unchanged_double_horizon_programs(*needs.items()),
+        strict=False,
+    )
+    config = tiny.config("dhmbpo", ENV)
+    assert any(now != before for now, before in pairs) == uses(config, name)
