@@ -54,6 +54,17 @@ SIZES = {
     "logging.tensorboard": False,
 }
 
+DOUBLE_HORIZON = {
+    "sac__hidden_depth": 1,
+    "model__hidden_depth": 1,
+    "model__first_gradient_steps": 30,
+    "dhmbpo__horizon": 2,
+    "dhmbpo__distribution_horizon": 3,
+    "dhmbpo__ring_capacity": 200,
+    "dhmbpo__critic_updates": 5,
+}
+"""Sizes of double-horizon MBPO beside those."""
+
 
 def config(algo="mbpo", env="InvertedPendulum-v5", **changes):
     """Returns a resolved configuration; `sac__batch_size=8` changes `sac.batch_size`."""
