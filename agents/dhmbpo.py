@@ -1,9 +1,9 @@
 """Double-horizon model-based policy optimisation (Kubo et al. 2025, arXiv 2512.15439).
 
-Every `model.train_every` environment steps: fit the ensemble, roll the policy out in it for many
-steps to find the states it reaches (distribution rollouts), then learn from those states by short
-rollouts that the policy gradient goes through (training rollouts). Between two refreshes one policy
-acts. Model objective and rollout filter are swapped as in MBPO.
+Every `model.train_every` environment steps the ensemble is fitted. Then, round after round, the
+policy is rolled out in it for many steps to find the states it reaches (distribution rollouts), and
+learns from those by short rollouts that its gradient goes through (training rollouts). Between two
+refreshes one policy acts. Model objective and rollout filter are swapped as in MBPO.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class DHMBPOState(struct.PyTreeNode):
     model: ModelState
     filter: chex.ArrayTree  # state of the RolloutFilter
     replay: ReplayState  # real transitions
-    ring: ReplayState  # observations [O] that distribution rollouts reached
+    ring: ReplayState  # observations [O] that distribution rollouts reached, the newest
 
 
 def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
@@ -86,8 +86,8 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         return learner.context(state.learner, observations(state.model), state.model.normalizers)
 
     def refresh_keys(state: DHMBPOState) -> chex.PRNGKey:
-        """Keys [5] of one refresh: the state's next one, fit, filter, rollouts, updates."""
-        return jax.random.split(state.key, 5)
+        """Keys [4] of one refresh: the state's next one, fit, filter, learning."""
+        return jax.random.split(state.key, 4)
 
     def fit_model(state: DHMBPOState) -> tuple[DHMBPOState, Metrics]:
         model, metrics = model_learner.fit(
@@ -103,40 +103,52 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         )
         return state.replace(filter=filter_state, model=model), metrics
 
-    def fill_ring(state: DHMBPOState) -> tuple[DHMBPOState, Metrics]:
-        ring, metrics = generate(
-            state.model,
-            policy_of(state),
-            state.filter,
-            state.replay,
-            state.ring,
-            jnp.int32(hyper.distribution_horizon),
-            refresh_keys(state)[3],
-        )
-        return state.replace(ring=ring), metrics
-
     def learn(state: DHMBPOState) -> tuple[DHMBPOState, Metrics]:
         next_key, *_, learn_key = refresh_keys(state)
-        critic_key, update_key = jax.random.split(learn_key)
-        learning_steps = state.env_steps - config.initial_steps
-        learned = reset_now_and_then(state.learner, learning_steps)
         elites = state.model.replace(params=state.model.elite_params())
+        learning_steps = state.env_steps - config.initial_steps
+        # the first refresh makes up for exploration
+        steps = jnp.where(learning_steps == 0, config.initial_steps, config.model.train_every)
+        updates = steps * config.updates_per_step
 
         def repeated(
-            update: Update, learned: LearnerState, count: chex.Numeric, key: chex.PRNGKey
+            update: Update,
+            learned: LearnerState,
+            ring: ReplayState,
+            count: chex.Numeric,
+            key: chex.PRNGKey,
         ) -> tuple[LearnerState, Metrics]:
             def one(i: chex.Numeric, learned: LearnerState) -> tuple[LearnerState, Metrics]:
                 start_key, own_key = jax.random.split(jax.random.fold_in(key, i))
-                start = buffer.sample(state.ring, start_key, config.sac.batch_size)
-                return update(learned, elites, observations(state.model), start, own_key)
+                start = buffer.sample(ring, start_key, config.sac.batch_size)
+                return update(learned, elites, observations(elites), start, own_key)
 
             return mean_over(count, one, learned)
 
-        learned, _ = repeated(learner.update_critics, learned, hyper.critic_updates, critic_key)
-        steps = jnp.where(learning_steps == 0, config.initial_steps, config.model.train_every)
-        count = steps * config.updates_per_step  # the first refresh makes up for exploration
-        learned, metrics = repeated(learner.update, learned, count, update_key)
-        return state.replace(key=next_key, learner=learned), metrics
+        def one_round(number: chex.Numeric, carry: tuple) -> tuple[tuple, Metrics]:
+            """Distribution rollouts of the policy as it is, and updates from what they reach."""
+            learned, ring = carry
+            keys = jax.random.split(jax.random.fold_in(learn_key, number), 3)
+            ring, rollout_metrics = generate(
+                state.model,
+                Policy(learned.policy, observations(state.model)),
+                state.filter,
+                state.replay,
+                ring,
+                jnp.int32(hyper.distribution_horizon),
+                keys[0],
+            )
+            critics_first = jnp.where(number == 0, hyper.critic_updates, 0)
+            learned, _ = repeated(learner.update_critics, learned, ring, critics_first, keys[1])
+            left = updates - number * hyper.updates_per_rollout
+            count = jnp.minimum(left, hyper.updates_per_rollout)
+            learned, metrics = repeated(learner.update, learned, ring, count, keys[2])
+            return (learned, ring), metrics | rollout_metrics
+
+        rounds = -(-updates // hyper.updates_per_rollout)
+        start = reset_now_and_then(state.learner, learning_steps), state.ring
+        (learned, ring), metrics = mean_over(rounds, one_round, start)
+        return state.replace(key=next_key, learner=learned, ring=ring), metrics
 
     def reset_now_and_then(learned: LearnerState, learning_steps: chex.Array) -> LearnerState:
         """Forgets the optimisers' moments every `reset_optimizers_every` environment steps."""
@@ -164,7 +176,7 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         context = context_of(state)
         return parts.value(context, context.critics, observation, key)
 
-    refresh = [Stage("model", fit_model), Stage("rollouts", fill_ring), Stage("updates", learn)]
+    refresh = [Stage("model", fit_model), Stage("updates", learn)]
     if rollout_filter.update is not None:
         refresh.insert(1, Stage("flows", update_filter))
     return Agent(

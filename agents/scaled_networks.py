@@ -5,7 +5,6 @@ what the functions are applied to, so that whoever holds a policy or critics can
 are constants to every gradient.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -88,12 +87,12 @@ def make_scaled_networks(config: ConfigDict, spec: EnvSpec) -> ScaledNetworks:
             hyper.hidden_width,
             hyper.hidden_depth,
             activation=silu,
-            kernel_init=orthogonal(math.sqrt(2.0)),
+            kernel_init=orthogonal(1.0),
             precision=config.precision,
             **options,
         )
 
-    policy_net = mlp(2 * spec.action_size, head_init=orthogonal(0.01))
+    policy_net = mlp(2 * spec.action_size)
     critic_net = mlp(1, layer_norm=hyper.layer_norm, head_init=nn.initializers.zeros_init())
 
     def init_policy(key: chex.PRNGKey) -> chex.ArrayTree:

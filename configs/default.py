@@ -69,6 +69,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     dhmbpo.horizon = 5  # model steps of a training rollout, through which gradients flow
     dhmbpo.distribution_horizon = 20  # model steps from real states, to states that updates draw
     dhmbpo.ring_capacity = 51_200  # such states, the newest
+    dhmbpo.updates_per_rollout = placeholder(int)  # updates between distribution rollouts
     dhmbpo.critic_updates = 62  # of the critics alone, after every fit
     dhmbpo.reset_optimizers_every = 0  # environment steps; 0: never
     dhmbpo.early_share = 0.0  # of distribution rollouts that start early in an episode

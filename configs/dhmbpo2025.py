@@ -40,7 +40,8 @@ LITE: Constants = {
     "model.hidden_width": 200,
     "model.max_gradient_steps": 125,
     "model.first_gradient_steps": 2_000,
-    "rollout.starts": 2_560,
+    "rollout.starts": 250,
+    "dhmbpo.updates_per_rollout": 25,
 }
 
 PLUS: Constants = {
@@ -53,7 +54,8 @@ PLUS: Constants = {
     "model.hidden_width": 256,
     "model.max_gradient_steps": 250,
     "model.first_gradient_steps": 3_000,
-    "rollout.starts": 2_560,
+    "rollout.starts": 256,
+    "dhmbpo.updates_per_rollout": 20,
 }
 
 _SMALL: Constants = {"total_steps": 5_000, "initial_steps": 500, "epoch_length": 250}  # ours

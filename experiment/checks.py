@@ -71,6 +71,7 @@ SMALLEST: dict[str, int] = {
     "dhmbpo.horizon": 1,
     "dhmbpo.distribution_horizon": 1,
     "dhmbpo.ring_capacity": 1,
+    "dhmbpo.updates_per_rollout": 1,
     "dhmbpo.critic_updates": 0,
     "dhmbpo.reset_optimizers_every": 0,
     "dhmbpo.early_steps": 1,

@@ -59,6 +59,7 @@ _DEFAULTS: dict[str, Any] = {
     "omd.fresh_optimizer": False,
     "omd.fresh_batch": False,
     "omd.diagnose_every": 0,
+    "dhmbpo.updates_per_rollout": 25,
     "refit.interval": 0,
     "refit.starts": 1000,
     "refit.updates": 5,
