@@ -91,7 +91,7 @@ def changed(before, after):
 def test_every_stage_changes_its_own_part_of_the_state_and_nothing_else():
     passed, metrics = first_refresh()
     found = {name: changed(*states) for name, states in passed.items()}
-    assert found == {"model": {"model"}, "rollouts": {"ring"}, "updates": {"learner", "key"}}
+    assert found == {"model": {"model"}, "updates": {"learner", "ring", "key"}}
     assert all(np.isfinite(value).all() for value in metrics.values())
     assert int(metrics["model/fit_steps"]) == 30  # the first fit's own cap
 
@@ -118,7 +118,7 @@ def test_the_first_refresh_makes_up_for_exploration_and_optimisers_forget_now_an
 
 def test_the_ring_has_starts_of_the_replay_and_what_follows_them_alive():
     passed, metrics = first_refresh()
-    state = passed["rollouts"][1]
+    state = passed["updates"][1]
     items, valid = buffer.contents(state.ring)
     states = np.asarray(items)[np.asarray(valid)]
     real = {tuple(row) for row in np.asarray(state.replay.rows)[:STORED, :3].tolist()}
@@ -129,6 +129,21 @@ def test_the_ring_has_starts_of_the_replay_and_what_follows_them_alive():
     assert int(metrics["rollout/length"]) == 3
     assert (states[20:, 0] <= END).all()
     assert terminated > 0
+
+
+def test_rollouts_begin_anew_after_so_many_updates():
+    settings, agent, stages = built(dhmbpo__updates_per_rollout=50, dhmbpo__ring_capacity=400)
+    passed, metrics = refreshed(filled(agent, settings, 0), stages)
+    after = passed["updates"][1]
+    assert int(after.learner.updates) == 5 + 64 * 2  # in rounds of 50, 50 and 28
+    reached = 3 * (float(metrics["rollout/transitions"]) + 20)
+    ended = 3 * 20 * float(metrics["rollout/terminated_fraction"])
+    assert int(after.ring.size) == round(reached - ended)
+    once = first_refresh()[0]["updates"][1]
+    # the first round is that of the untrained policy; later ones follow what it has learned
+    size = int(once.ring.size)
+    np.testing.assert_array_equal(after.ring.rows[:size], once.ring.rows[:size])
+    assert int(after.ring.size) > 2.5 * size
 
 
 def test_policy_and_critics_see_scored_observations_of_the_replay():
@@ -236,7 +251,7 @@ def test_a_decision_aware_objective_trains_the_model(objective):
 @pytest.mark.slow
 def test_a_filter_acts_on_the_distribution_rollouts():
     settings, agent, stages = built(rollout__filter="flow_discriminator")
-    assert list(stages) == ["model", "flows", "rollouts", "updates"]
+    assert list(stages) == ["model", "flows", "updates"]
     state = filled(agent, settings, 0)
     after, metrics = stages["flows"](state)
     assert changed(state, after) == {"filter"}
@@ -245,8 +260,8 @@ def test_a_filter_acts_on_the_distribution_rollouts():
     kept = []
     for threshold in (np.inf, float(metrics["flow/threshold"]), -np.inf):
         told = after.replace(filter=after.filter.replace(threshold=jnp.float32(threshold)))
-        filled_ring, metrics = stages["rollouts"](told)
-        assert changed(told, filled_ring) == {"ring"}
+        filled_ring, metrics = stages["updates"](told)
+        assert changed(told, filled_ring) == {"ring", "learner", "key"}
         kept.append(int(metrics["rollout/transitions"]))
         ended = round(20 * float(metrics["rollout/terminated_fraction"]))
         assert int(filled_ring.ring.size) == 20 + kept[-1] - ended

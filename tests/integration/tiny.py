@@ -61,6 +61,7 @@ DOUBLE_HORIZON = {
     "dhmbpo__horizon": 2,
     "dhmbpo__distribution_horizon": 3,
     "dhmbpo__ring_capacity": 200,
+    "dhmbpo__updates_per_rollout": 200,
     "dhmbpo__critic_updates": 5,
 }
 """Sizes of double-horizon MBPO beside those."""
