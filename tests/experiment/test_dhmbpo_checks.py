@@ -80,9 +80,9 @@ LITE = PUBLISHED | {
     "model.num_elites": 5,
     "model.hidden_width": 200,
     "model.first_gradient_steps": 2_000,
-    "rollout.starts": 2_560,
 }
 LITE_FIT_STEPS = 500
+STARTS = 2_560  # of distribution rollouts per refresh, lite
 # Ours in both: better or steadier in a first comparison, not established in the published one.
 OWN = {
     "sac.layer_norm": True,
@@ -103,6 +103,13 @@ def test_constants_are_those_of_the_paper_or_smaller(preset, expected, fit_steps
     per_refresh = config.model.train_every / 1_000
     assert config.model.max_gradient_steps == fit_steps * per_refresh
     assert abs(config.dhmbpo.critic_updates - CRITIC_UPDATES * per_refresh) <= 0.5
+
+
+def test_the_starts_of_a_refresh_are_spread_over_its_updates():
+    config = valid()
+    updates = config.model.train_every * config.updates_per_step
+    rounds = updates / config.dhmbpo.updates_per_rollout
+    assert rounds * config.rollout.starts == pytest.approx(STARTS, rel=0.03)
 
 
 @pytest.mark.parametrize(("env", "actions"), [(HOPPER, 3), ("HalfCheetah-v4", 6)])
@@ -157,7 +164,7 @@ def test_the_agent_brings_its_preset_to_other_recipes(algo):
             "use 1000 or 1005.",
         ),
         (
-            {"dhmbpo__ring_capacity": 2_000},
+            {"dhmbpo__ring_capacity": 2_000, "rollout__starts": 2_560},
             "--config.dhmbpo.ring_capacity=2000 cannot hold what one step of all rollouts adds: "
             "use 2560 or more, or lower --config.rollout.starts=2560.",
         ),
@@ -182,6 +189,7 @@ def test_the_agent_brings_its_preset_to_other_recipes(algo):
             "weights. Use --config.flow.rule=filter or plan, or --config.agent=mbpo.",
         ),
         ({"flow__rule": "weight", "algo": "cf_mbpo", "agent": "dhmbpo"}, "flow.rule=weight:"),
+        ({"dhmbpo__updates_per_rollout": 0}, "updates_per_rollout=0 is too small: use 1 or more."),
         ({"dhmbpo__horizon": 0}, "--config.dhmbpo.horizon=0 is too small: use 1 or more."),
         ({"dhmbpo__early_share": 1.0}, "--config.dhmbpo.early_share=1.0 is not a ratio in [0, 1)"),
         ({"model__variance": "heads"}, "Did you mean head? Allowed: head, constant."),
@@ -221,7 +229,7 @@ def test_presets_of_mbpo_say_what_to_type(preset):
         {"rollout__schedule": (3,), "rollout__retain_steps": 0, "refit__starts": 3},
         {"update_every": 7, "sac__policy_update_every": 0, "sac__target_update_every": 0},
         {"dhmbpo__reset_optimizers_every": 1_000},
-        {"dhmbpo__ring_capacity": 2_560},
+        {"dhmbpo__ring_capacity": 2_560, "rollout__starts": 2_560},
         {"agent": "mbpo", "refit__interval": 5, "model__sl_noise": 0.01, "sac__batch_size": 256},
         {"algo": "sac", "dhmbpo__horizon": 0, "dhmbpo__ring_capacity": 1},
     ],

@@ -210,6 +210,7 @@ OTHER_DOUBLE_HORIZON = {
     "dhmbpo.horizon": 1,
     "dhmbpo.distribution_horizon": 3,
     "dhmbpo.ring_capacity": 100,
+    "dhmbpo.updates_per_rollout": 7,
     "dhmbpo.critic_updates": 3,
     "dhmbpo.reset_optimizers_every": 100,
     "dhmbpo.early_share": 0.1,
