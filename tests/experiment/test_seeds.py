@@ -62,7 +62,8 @@ def train(run_seeds, learned=LEARNED, perturbed=None, agent=None):
 
 
 def lift(num_seeds, algo="mbpo", **fields):
-    config = tiny.config(algo, num_seeds=num_seeds, rollout__schedule=(0, 40, 1, 3), **fields)
+    sizes = tiny.DOUBLE_HORIZON if algo == "dhmbpo" else {"rollout__schedule": (0, 40, 1, 3)}
+    config = tiny.config(algo, num_seeds=num_seeds, **sizes | fields)
     return seeds.lift(make_agent(config, tiny.spec()), num_seeds)
 
 
@@ -147,7 +148,11 @@ def test_a_seed_with_flows_equals_the_seed_on_its_own(two_with_flows):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_seeds", "learned", "algo", "fields"),
-    [(3, 20, "mbpo", {}), (2, 5, "vaml", {"refit__interval": 5})],
+    [
+        (3, 20, "mbpo", {}),
+        (2, 5, "vaml", {"refit__interval": 5}),
+        pytest.param(2, 5, "dhmbpo", {}, marks=pytest.mark.long),
+    ],
 )
 def test_vectorised_seeds_equal_seeds_on_their_own(num_seeds, learned, algo, fields, monkeypatch):
     # The program that accelerators run, here on the CPU, where it sums in another order.
@@ -161,6 +166,9 @@ def test_vectorised_seeds_equal_seeds_on_their_own(num_seeds, learned, algo, fie
         found = differences(together, k, expected[k], 0)
         assert ".key" not in found
         assert not {name: value for name, value in found.items() if value > 1e-4}
+    if algo == "dhmbpo":
+        assert together.learner.updates.tolist() == [5 + 2 * INITIAL] * num_seeds
+        return
     refitted = np.asarray(together.sac.optimizer[1][0].count) > 2 * learned  # critic updates
     assert refitted.tolist() == [algo == "vaml"] * num_seeds
 
@@ -182,6 +190,24 @@ def test_what_happens_to_one_seed_leaves_another_bit_identical(num_seeds):
     assert not differences(plain, 0, shifted, 0)
     changed = differences(plain, 1, shifted, 1)
     for part in (".replay.rows", ".model_replay.rows", ".sac.policy", ".model.params"):
+        assert any(name.startswith(part) for name in changed), part
+
+
+@pytest.mark.slow
+def test_what_happens_to_one_seed_leaves_the_ring_of_another_bit_identical():
+    agent = lift(2, "dhmbpo")
+    plain = train([0, 1], 60, agent=agent)  # two refreshes
+    shifted = train([0, 1], 60, perturbed=1, agent=agent)
+    assert plain.learner.updates.tolist() == [5 + 2 * INITIAL + 5 + 2 * 50] * 2
+    assert not differences(plain, 0, shifted, 0)
+    changed = differences(plain, 1, shifted, 1)
+    for part in (
+        ".replay.rows",
+        ".ring.rows",
+        ".learner.policy",
+        ".learner.bounds",
+        ".model.params",
+    ):
         assert any(name.startswith(part) for name in changed), part
 
 
@@ -245,7 +271,11 @@ def test_a_step_does_not_copy_the_replay(algo):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("algo", "stages"),
-    [("mbpo", ("model", "rollouts")), ("cf_mbpo", ("model", "flows", "rollouts"))],
+    [
+        ("mbpo", ("model", "rollouts")),
+        ("cf_mbpo", ("model", "flows", "rollouts")),
+        ("dhmbpo", ("model", "rollouts", "updates")),
+    ],
 )
 def test_a_run_traces_every_program_once(tmp_path, monkeypatch, algo, stages):
     traces = Counter()
@@ -265,13 +295,18 @@ def test_a_run_traces_every_program_once(tmp_path, monkeypatch, algo, stages):
         return agent._replace(**functions, refresh=tuple(stages))
 
     monkeypatch.setattr(loop, "make_agent", counting_agent)
-    config = tiny.config(algo, num_seeds=2, eval_episodes=2)
+    sizes = tiny.DOUBLE_HORIZON if algo == "dhmbpo" else {}
+    config = tiny.config(algo, num_seeds=2, eval_episodes=2, **sizes)
     run_folder.open_run(tmp_path, config.to_dict(), {})
     run = loop.Run(config, tmp_path)
     run.train(Interrupt())
-    assert int(run._state.sac.updates[0]) == 2 * 400
-    # eight refreshes: three of length 1, two of 2, three of 3 (the ring keeps the newest)
-    assert int(run._state.model_replay.size[0]) > 40
+    if algo == "dhmbpo":  # eight refreshes, the first of which makes up for exploration
+        assert int(run._state.learner.updates[0]) == 8 * 5 + 2 * 64 + 7 * 2 * 50
+        assert int(run._state.ring.size[0]) == 200
+    else:
+        assert int(run._state.sac.updates[0]) == 2 * 400
+        # eight refreshes: three of length 1, two of 2, three of 3 (the ring keeps the newest)
+        assert int(run._state.model_replay.size[0]) > 40
     assert max(run._environments.log()["episodes"]) > 5
     run_folder.close_run(tmp_path)
     assert traces == dict.fromkeys((*names, *stages), 1)

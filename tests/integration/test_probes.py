@@ -5,6 +5,8 @@ observation is one-hot, so that neither networks nor models have to generalise. 
 critics while it fits the model.
 """
 
+import functools
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -13,10 +15,12 @@ import pytest
 
 import envs
 from agents.registry import make_agent
+from agents.scaled_networks import make_scaled_networks, with_scales
 from envs import register, terminations
 from experiment import seeds
 from experiment.actors import Actors
 from models.mlp import MLP
+from models.normalizer import Normalizer
 from tests.integration import tiny
 
 STATES, DISCOUNT = 5, 0.9
@@ -49,6 +53,8 @@ OWN_SETTINGS = {
     "mle": ONE_STEP,
     # where the critics are not faster than the model, both may chase each other
     "omd": ONE_STEP | {"omd__inner_steps": 5, "updates_per_step": 4},
+    "dhmbpo": tiny.DOUBLE_HORIZON
+    | {"model__first_gradient_steps": 800, "dhmbpo__ring_capacity": 2_000, "sac__num_critics": 2},
 }
 
 
@@ -103,19 +109,33 @@ def learn(algo, walk, termination, starts=(0,), choices=None):
 def train(algo, walk, termination, starts=(0,)):
     """Returns `q(state, action)`, the mean over the critics, and `act(state)`."""
     config, agent, state = learn(algo, walk, termination, starts)
-    critic = MLP(1, config.sac.hidden_width, config.sac.hidden_depth)
-    learner = state.learner if config.agent == "dyna" else state.sac
-    params = jax.tree.map(lambda leaf: leaf[0], learner.critics)
+    values = scaled_values if algo == "dhmbpo" else plain_values
+    q_values = values(config, jax.tree.map(lambda leaf: leaf[0], state))
 
     def q(place, action):
-        inputs = jnp.concatenate([jnp.eye(STATES)[place], jnp.array([action])])
-        return float(jax.vmap(critic.apply, in_axes=(0, None))(params, inputs).mean())
+        return float(q_values(jnp.eye(STATES)[None, place], jnp.array([[action]])).mean())
 
     def act(place):
         seen = jnp.eye(STATES)[None, None, place]
         return float(agent.act(agent.policy(state), (), seen)[0][0, 0, 0])
 
     return q, act
+
+
+def plain_values(config, state):
+    """Returns `(observation [B, O], action [B, A]) -> Q [C, B]` as learned by one seed."""
+    critic = MLP(1, config.sac.hidden_width, config.sac.hidden_depth)
+    learner = state.learner if config.agent == "dyna" else state.sac
+    evaluate = jax.vmap(critic.apply, in_axes=(0, None))
+    return lambda *inputs: evaluate(learner.critics, jnp.concatenate(inputs, axis=-1))[..., 0]
+
+
+def scaled_values(config, state):
+    """The same of critics that see scored observations and whose values have bounds."""
+    net = make_scaled_networks(config, envs.spec("Probe-v0"))
+    statistics = Normalizer(*(x[:STATES] for x in state.model.normalizers.inputs))
+    critics = with_scales(state.learner.critics, statistics, state.learner.bounds)
+    return functools.partial(net.q_values, critics)
 
 
 def train_discrete(algo, walk, termination, choices, starts=(0,)):
@@ -132,29 +152,36 @@ def train_discrete(algo, walk, termination, choices, starts=(0,)):
     return np.asarray(q), act
 
 
-both_agents = pytest.mark.parametrize("algo", ["sac", "mbpo"])
+continuous_agents = pytest.mark.parametrize("algo", ["sac", "mbpo", "dhmbpo"])
 CF_MBPO = pytest.param("cf_mbpo", marks=pytest.mark.long)
-all_agents = pytest.mark.parametrize("algo", ["sac", "mbpo", CF_MBPO, "vaml", "mle", "omd"])
+all_agents = pytest.mark.parametrize(
+    "algo", ["sac", "mbpo", "dhmbpo", CF_MBPO, "vaml", "mle", "omd"]
+)
+
+
+def known_actions(algo, act, place, actions):
+    """These, where critics learn from a replay; those of dhmbpo see the policy's actions alone."""
+    return (act(place),) if algo == "dhmbpo" else actions
 
 
 @pytest.mark.slow
-@both_agents
+@continuous_agents
 def test_a_constant_reward(algo):
-    q, _ = train(algo, lambda state, action: (1.0, 1, True, False), tiny.always)
-    for action in (-0.8, 0.0, 0.8):
+    q, act = train(algo, lambda state, action: (1.0, 1, True, False), tiny.always)
+    for action in known_actions(algo, act, 0, (-0.8, 0.0, 0.8)):
         assert q(0, action) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.slow
-@both_agents
+@continuous_agents
 def test_a_reward_that_depends_on_the_observation(algo):
     def walk(state, action):
         return (-1.0, 2, True, False) if state == 0 else (1.0, 2, True, False)
 
-    q, _ = train(algo, walk, tiny.always, starts=(0, 1))
-    for action in (-0.5, 0.5):
-        assert q(0, action) == pytest.approx(-1.0, abs=0.15)
-        assert q(1, action) == pytest.approx(1.0, abs=0.15)
+    q, act = train(algo, walk, tiny.always, starts=(0, 1))
+    for place, value in ((0, -1.0), (1, 1.0)):
+        for action in known_actions(algo, act, place, (-0.5, 0.5)):
+            assert q(place, action) == pytest.approx(value, abs=0.15)
 
 
 @pytest.mark.slow
@@ -185,7 +212,7 @@ def test_the_best_action_is_found(algo):
 
 
 @pytest.mark.slow
-@both_agents
+@continuous_agents
 def test_the_action_decides_what_comes_next(algo):
     # right leads to a reward of 1 in the next step, left to one of -1
     def walk(state, action):
@@ -209,7 +236,7 @@ def lap(state, terminates):
 
 
 @pytest.mark.slow
-@both_agents
+@continuous_agents
 def test_a_time_limit_does_not_end_the_sum_of_rewards(algo):
     q, act = train(algo, lambda state, action: lap(state, False), terminations.never)
     for state in range(STATES):
@@ -217,7 +244,7 @@ def test_a_time_limit_does_not_end_the_sum_of_rewards(algo):
 
 
 @pytest.mark.slow
-@both_agents
+@continuous_agents
 def test_a_termination_ends_the_sum_of_rewards(algo):
     def termination(observation, action, next_observation):
         return observation[..., 4] > 0.5

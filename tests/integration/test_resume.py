@@ -33,6 +33,8 @@ SETTINGS = {
         "objective.vep_count": 3,
         "refit.interval": 10,
     },
+    "dhmbpo": {"num_seeds": 2, "total_steps": 764}
+    | {name.replace("__", "."): value for name, value in tiny.DOUBLE_HORIZON.items()},
     "mpc": {  # a plan that is carried over, and a copy of the data with noise
         "num_seeds": 2,
         "planner.name": "cem",
@@ -47,6 +49,7 @@ SETTINGS = {
     },
 }
 CONFIGS = {
+    "dhmbpo": ("dhmbpo.py:InvertedPendulum-v5",),
     "mpc": ("mbpo.py", "--config.algo=mpc"),
     "vep": ("value_aware.py", "--config.algo=vep"),
 }
@@ -208,6 +211,15 @@ def test_the_history_of_critics_of_a_value_aware_fit_survives_a_kill(tmp_path):
         newest, second, third = np.moveaxis(np.asarray(leaf), 1, 0)
         assert (newest != second).any()
         assert (second != third).any()
+
+
+@pytest.mark.slow
+def test_a_ring_of_states_and_its_learner_survive_a_kill(tmp_path):
+    state, resumed_at = killed_and_resumed("dhmbpo", 3, tmp_path)
+    assert 164 <= resumed_at < 764
+    assert state.ring.size.tolist() == [200, 200]
+    assert state.learner.updates.tolist() == [14 * 5 + 2 * 64 + 13 * 2 * 50] * 2
+    assert (np.asarray(state.learner.bounds.high) > np.asarray(state.learner.bounds.low)).all()
 
 
 @pytest.mark.slow
