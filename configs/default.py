@@ -87,7 +87,9 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.hidden_width = placeholder(int)
     model.hidden_depth = placeholder(int)
     model.layer_norm = placeholder(bool)  # LayerNorm before every activation
-    model.variance = placeholder(str)  # a "head" predicts it, or a "constant" of member and target
+    # A "head" predicts it, or it is one number for each member and target: a learned "constant", or
+    # "holdout", after every fit that of the held-out residuals.
+    model.variance = placeholder(str)
     model.activation = placeholder(str)  # "silu", "relu" or "tanh"
     model.initializer = placeholder(str)  # "truncated_normal" (PETS), "orthogonal" or "torch"
     model.head_scale = placeholder(float)  # multiplies the initial weights of the last layer

@@ -19,7 +19,7 @@ _BOTH: Constants = {
     "sac.learning_rate": 3e-4,
     "sac.initial_temperature": 0.1,
     "model.layer_norm": True,
-    "model.variance": "constant",
+    "model.variance": "holdout",
     "model.hidden_depth": 3,
     "model.learning_rate": 1e-3,
     "model.weight_decay": (2.5e-4, 5e-4, 7.5e-4, 1e-3),

@@ -136,8 +136,9 @@ class SeparateReward(nn.Module):
         return jnp.concatenate([part for parts in by_kind for part in parts], axis=-1)
 
 
-VARIANCES = ("head", "constant")
-"""Values of `model.variance`: predicted for every input, or one for each member and target."""
+VARIANCES = ("head", "constant", "holdout")
+"""Values of `model.variance`: predicted for every input; one for each member and target, learned,
+or learned and then, after every fit, set to that of the held-out residuals."""
 
 
 def _make_net(config: ConfigDict, spec: EnvSpec, kinds: int) -> nn.Module:

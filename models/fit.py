@@ -17,6 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from models import normalizer
+from models.calibration import with_holdout_variance
 from models.early_stopping import Progress, track_best
 from models.ensemble import Ensemble, Normalizers, gaussian_nll
 from models.objectives import Context, ModelObjective
@@ -143,6 +144,8 @@ def make_fit(
             progress.best_params,
             done.model.params,
         )
+        if hyper.variance == "holdout":
+            params = with_holdout_variance(ensemble, params, normalizers, replay, split)
         final = errors(params, done)
         elites = jnp.argsort(final[hyper.validation])[: hyper.num_elites]
         metrics = {f"model/holdout_{name}": value[elites].mean() for name, value in final.items()}
