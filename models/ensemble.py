@@ -197,12 +197,12 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec, *, means_only: bool = False
     def outputs(params: chex.ArrayTree, inputs: chex.Array) -> tuple[chex.Array, chex.Array]:
         """Means [M, B, D] and log-variances [M, B, D] in units of the networks."""
         values = jax.vmap(net.apply)(params["net"], inputs)
+        lower, upper = params["log_variance_min"][:, None], params["log_variance_max"][:, None]
         if variance_head:
             mean, raw = jnp.split(values, 2, axis=-1)
-        else:
-            mean, raw = values, jnp.broadcast_to(2.0 * params["log_std"][:, None], values.shape)
-        lower, upper = params["log_variance_min"], params["log_variance_max"]
-        return mean, soft_clamp(raw, lower[:, None], upper[:, None])
+            return mean, soft_clamp(raw, lower, upper)
+        log_variance = jnp.maximum(2.0 * params["log_std"][:, None], lower)
+        return values, jnp.broadcast_to(log_variance, values.shape)
 
     def predict(params, normalizers, observation, action) -> Prediction:
         inputs = normalizers.inputs.normalize(jnp.concatenate([observation, action], axis=-1))

@@ -409,6 +409,7 @@ def test_a_constant_variance_is_one_number_for_each_member_and_target(separate_r
     np.testing.assert_array_equal(params["log_std"], np.zeros((3, 3)))
     rng = np.random.default_rng(0)
     log_std = np.float32(rng.normal(-1.0, 0.5, size=(3, 3)))
+    log_std[1, 1] -= 5.0
     params |= {"net": random_like(params["net"], 1), "log_std": jnp.asarray(log_std)}
     scale = Normalizer(jnp.float32([0.1, 0.2, 0.3]), jnp.float32([2.0, 3.0, 0.5]))
     normalizers = identities(ensemble)._replace(targets=scale)
@@ -421,8 +422,8 @@ def test_a_constant_variance_is_one_number_for_each_member_and_target(separate_r
         mean = np.concatenate([outputs_of(part, x) for part in parts], axis=-1)
         expected = mean * np.float64(scale.std) + np.float64(scale.mean)
         np.testing.assert_allclose(got.mean[member], expected, rtol=1e-4, atol=1e-4)
-    raw = 0.5 - numpy_softplus(0.5 - 2.0 * log_std)  # within the bounds of a head's
-    log_variance = -10.0 + numpy_softplus(raw + 10.0) + 2.0 * np.log(np.float64(scale.std))
+    assert log_std[1, 1] < -5.0  # below the bound, -10 for the logarithm of the variance
+    log_variance = np.maximum(2.0 * log_std, -10.0) + 2.0 * np.log(np.float64(scale.std))
     expected = np.broadcast_to(log_variance[:, None], got.mean.shape)
     np.testing.assert_allclose(got.log_variance, expected, rtol=1e-4)
     bare = make_ensemble(
