@@ -27,6 +27,7 @@ _COMMON: Constants = {
     "model.num_elites": 1,
     "model.hidden_depth": 2,
     "model.layer_norm": False,
+    "model.variance": "head",
     "model.activation": "relu",
     "model.initializer": "orthogonal",
     "model.weight_decay": (0.0,),

@@ -75,6 +75,11 @@ def check_one_step(config: ConfigDict) -> Iterator[str]:
             f"{flag(config, 'model.normalize_targets')}: a one-step agent never fits normalisers. "
             "Leave it out, or use --config.agent=mbpo."
         )
+    if config.model.variance == "holdout":
+        yield (
+            f"{flag(config, 'model.variance')}: a one-step agent holds no rows out. Use head or "
+            "constant, or --config.agent=mbpo."
+        )
     if config.model.objective == "vep" and config.objective.vep_functions == "critics":
         yield (
             f"{flag(config, 'objective.vep_functions')} are those at the starts of the last fits, "

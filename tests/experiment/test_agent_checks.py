@@ -179,7 +179,7 @@ def test_given_values_win_over_those_of_the_paper():
 @pytest.mark.parametrize("preset", ["mbrl_lib", "dhmbpo_lite"])
 def test_the_constants_of_the_paper_win_over_those_of_the_preset(preset):
     config = resolved(CHEETAH, algo="omd", preset=preset)
-    expected = PUBLISHED[CHEETAH]
+    expected = PUBLISHED[CHEETAH] | {"model.layer_norm": False, "model.normalize_targets": False}
     assert {name: fields.get(config, name) for name in expected} == expected
 
 
@@ -226,6 +226,11 @@ def test_an_environment_is_on_the_device_where_it_can_be(env, expected):
             CHEETAH,
             {"algo": "mle", "model__normalize_targets": True},
             ["a one-step agent never fits normalisers"],
+        ),
+        (
+            CHEETAH,
+            {"algo": "omd", "model__variance": "holdout"},
+            ["model.variance=holdout: a one-step agent holds no rows out", "head or constant"],
         ),
         (
             CHEETAH,

@@ -87,7 +87,7 @@ STARTS = 2_560  # of distribution rollouts per refresh, lite
 OWN = {
     "sac.layer_norm": True,
     "model.layer_norm": True,
-    "model.variance": "constant",
+    "model.variance": "holdout",
     "model.permanent_holdout": True,
     "dhmbpo.reset_optimizers_every": 0,
 }
@@ -192,7 +192,7 @@ def test_the_agent_brings_its_preset_to_other_recipes(algo):
         ({"dhmbpo__updates_per_rollout": 0}, "updates_per_rollout=0 is too small: use 1 or more."),
         ({"dhmbpo__horizon": 0}, "--config.dhmbpo.horizon=0 is too small: use 1 or more."),
         ({"dhmbpo__early_share": 1.0}, "--config.dhmbpo.early_share=1.0 is not a ratio in [0, 1)"),
-        ({"model__variance": "heads"}, "Did you mean head? Allowed: head, constant."),
+        ({"model__variance": "heads"}, "Did you mean head? Allowed: head, constant, holdout."),
         ({"precision": "float16"}, "Did you mean bfloat16? Allowed: float32, bfloat16, auto."),
     ],
     ids=str,
