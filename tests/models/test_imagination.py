@@ -43,7 +43,7 @@ def starts(rows=ROWS):
 MODEL = toy_model([np.nan, 1.0, 2.0], [1, 2], log_variance=2 * np.log(0.1))
 
 
-def by_hand(policy, start, noise, sigma):
+def by_hand(policy, start, noise, sigma, deltas=(1.0, 2.0)):
     """The toy world in NumPy: s_0 grows by delta + a, s_1 is halved, r = s_0."""
     state, states, actions = np.float64(start), [], []
     noise = jax.tree.map(np.float64, noise)
@@ -52,7 +52,7 @@ def by_hand(policy, start, noise, sigma):
         following = np.zeros_like(state)
         order = np.argsort(noise.deal[t], stable=True)
         for place, row in enumerate(order):
-            delta = [1.0, 2.0][place // (ROWS // ELITES)]
+            delta = deltas[place // (ROWS // ELITES)]
             change = np.array([delta + action[row, 0], -0.5 * state[row, 1]])
             following[row] = state[row] + change + sigma * noise.model[t][place]
         states, actions, state = [*states, state], [*actions, action], following
@@ -98,13 +98,15 @@ def test_rows_are_dealt_out_anew_at_every_step_to_equal_shares():
 
 def test_rows_are_alive_up_to_the_step_that_terminates_and_predictions_go_on():
     imagine, parts = imagination(threshold=2.5)
-    noise = noise_of(0, parts)
-    found = imagine(jnp.float32(0.25), MODEL, starts(), noise)
-    states, _ = by_hand(0.25, starts(), noise, sigma=0.1)
-    alive = np.cumprod(states[1:, :, 0] <= 2.5, axis=0)
+    noise, deltas = noise_of(0, parts), (-3.0, 3.0)  # so that rows come back from beyond
+    model = toy_model([np.nan, *deltas], [1, 2], log_variance=2 * np.log(0.1))
+    found = imagine(jnp.float32(0.25), model, starts(), noise)
+    states, _ = by_hand(0.25, starts(), noise, 0.1, deltas)
+    beyond = states[1:, :, 0] > 2.5
+    assert (beyond[:-1] & ~beyond[1:]).any()
+    alive = np.cumprod(~beyond, axis=0)
+    assert 0 < alive[-1].sum() < alive[0].sum() < ROWS
     np.testing.assert_array_equal(found.alive, np.concatenate([np.ones((1, ROWS)), alive]))
-    assert alive[0].sum() > 0
-    assert 0 < alive.sum() < alive.size
     np.testing.assert_allclose(found.last_observation, states[-1], atol=1e-5)
 
 
