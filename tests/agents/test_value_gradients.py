@@ -12,6 +12,7 @@ from agents.value_bounds import Bounds
 from agents.value_gradients import critic_target, pessimistic, soft_return
 from models import normalizer
 from models.imagination import Imagined, Noise, draw_noise
+from models.normalizer import Normalizer
 from tests.agents import linear_world as world
 
 ROWS, HORIZON, THRESHOLD = 4, 4, 1.5
@@ -241,3 +242,21 @@ def test_a_reset_optimizer_has_done_no_step():
         reset.replace(optimizer=()),
         state.replace(optimizer=()),
     )
+
+
+def test_objectives_and_filters_are_told_the_smaller_value_and_the_entropy():
+    used, alpha = learner(), 0.3
+    state, statistics = state_of(used, critics=(0.5, 0.3)), Normalizer(jnp.ones(2), 2 * jnp.ones(2))
+    context = used.context(state, statistics, normalizers=None)
+    observation, key = jnp.zeros((3, 2)), jax.random.key(1)
+    found = used.parts.value(context, context.critics, observation, key)
+    noise = np.float64(jax.random.normal(jax.random.split(key)[0], (3, 1)))
+    std = np.log1p(np.exp(0.2)) + 1e-5
+    expected = 0.3 * 25.0 + 5.0 - alpha * world.gaussian_log_prob(noise, 0.3, std)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_array_equal(context.policy.observations.std, [2.0, 2.0])
+    pairs = (context.critics, state.critics), (context.target_critics, state.target_critics)
+    for critics, net in pairs:
+        np.testing.assert_array_equal(critics.observations.mean, np.ones((2, 2)))
+        np.testing.assert_array_equal(critics.bounds.high, [30.0, 30.0])
+        jax.tree.map(np.testing.assert_array_equal, critics.net, net)
