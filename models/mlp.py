@@ -17,7 +17,7 @@ Affine = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
 
 def affine(x: chex.Array, kernel: chex.Array, bias: chex.Array) -> chex.Array:
     """Returns x W + b."""
-    return x @ kernel + bias[None]
+    return jnp.matmul(x, kernel) + bias[None]
 
 
 def _rounded(left: chex.Array, right: chex.Array) -> chex.Array:

@@ -32,7 +32,7 @@ def started(tmp_path):
 def test_the_file_says_what_runs(started):
     content = json.loads((started / "sweep.json").read_text())
     assert content["grid"] == {"algo": ["sac", "mbpo"]}
-    assert content["config"]["sac.batch_size"] == 256
+    assert content["config"]["model.batch_size"] == 256
     assert list(content["trials"]) == [
         f"algo={algo}/seed_{seed}" for algo in ("sac", "mbpo") for seed in (0, 1)
     ]
@@ -64,7 +64,7 @@ def test_the_same_or_a_larger_sweep_continues(started, larger):
             ["--config.discount=0.5", "--config.total_steps=3000"],
             {},
             [
-                "--config.discount: in {out} 0.99, given 0.5",
+                "--config.discount: in {out} null, given 0.5",
                 "total_steps: in {out} null, given 3000",
             ],
         ),
@@ -113,7 +113,7 @@ def test_the_file_names_the_folders_of_all_trials_started_or_not(tmp_path):
     trials[0].folder.mkdir(parents=True)
     content = read(tmp_path / "s")
     assert content["command"] == "python sweep.py --out x"
-    assert content["config"]["sac.batch_size"] == 256
+    assert content["config"]["model.batch_size"] == 256
     folders = {tmp_path / "s" / name: trial for name, trial in content["trials"].items()}
     assert list(folders) == [trial.folder for trial in trials]
     assert [trial["seeds"] for trial in folders.values()] == [[0, 1], [2], [0, 1], [2]]
