@@ -131,6 +131,7 @@ def test_the_ring_has_starts_of_the_replay_and_what_follows_them_alive():
     assert terminated > 0
 
 
+@pytest.mark.slow
 def test_rollouts_begin_anew_after_so_many_updates():
     settings, agent, stages = built(dhmbpo__updates_per_rollout=50, dhmbpo__ring_capacity=400)
     passed, metrics = refreshed(filled(agent, settings, 0), stages)

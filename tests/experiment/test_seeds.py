@@ -274,7 +274,7 @@ def test_a_step_does_not_copy_the_replay(algo):
     [
         ("mbpo", ("model", "rollouts")),
         ("cf_mbpo", ("model", "flows", "rollouts")),
-        ("dhmbpo", ("model", "rollouts", "updates")),
+        ("dhmbpo", ("model", "updates")),
     ],
 )
 def test_a_run_traces_every_program_once(tmp_path, monkeypatch, algo, stages):
