@@ -131,20 +131,30 @@ def test_the_ring_has_starts_of_the_replay_and_what_follows_them_alive():
     assert terminated > 0
 
 
-@pytest.mark.slow
-def test_rollouts_begin_anew_after_so_many_updates():
-    settings, agent, stages = built(dhmbpo__updates_per_rollout=50, dhmbpo__ring_capacity=400)
-    passed, metrics = refreshed(filled(agent, settings, 0), stages)
-    after = passed["updates"][1]
+def fingerprint(policy):
+    """A state that tells policies apart."""
+    return jnp.full(3, sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(policy.net)))
+
+
+def test_rollouts_begin_anew_after_so_many_updates_with_the_policy_of_then(monkeypatch):
+    def make_rollout(*_):
+        def generate(model, policy, filter_state, replay, ring, length, key):
+            return buffer.add(ring, fingerprint(policy)), {"rollout/length": length}
+
+        return generate
+
+    monkeypatch.setattr(dhmbpo, "make_rollout", make_rollout)
+    settings = config(dhmbpo__updates_per_rollout=50, sac__learning_rate=0.01)
+    agent = dhmbpo.make_agent(settings, tiny.spec())
+    state = filled(agent, settings, 0)
+    after, metrics = jax.jit(dict(agent.refresh)["updates"])(state)
     assert int(after.learner.updates) == 5 + 64 * 2  # in rounds of 50, 50 and 28
-    reached = 3 * (float(metrics["rollout/transitions"]) + 20)
-    ended = 3 * 20 * float(metrics["rollout/terminated_fraction"])
-    assert int(after.ring.size) == round(reached - ended)
-    once = first_refresh()[0]["updates"][1]
-    # the first round is that of the untrained policy; later ones follow what it has learned
-    size = int(once.ring.size)
-    np.testing.assert_array_equal(after.ring.rows[:size], once.ring.rows[:size])
-    assert int(after.ring.size) > 2.5 * size
+    assert int(after.ring.size) == 3
+    first, second, third = np.asarray(after.ring.rows)[:3, 0]
+    np.testing.assert_allclose(first, fingerprint(agent.policy(state))[0], rtol=1e-6)
+    last = float(fingerprint(agent.policy(after))[0])
+    assert len({first, second, third, last}) == 4
+    assert float(metrics["rollout/length"]) == 3.0
 
 
 def test_policy_and_critics_see_scored_observations_of_the_replay():
