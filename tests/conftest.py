@@ -1,7 +1,9 @@
 """Settings every test needs before JAX starts its backend."""
 
+import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Workers of pytest-xdist and the subprocesses that tests start inherit the environment. Programs
@@ -15,6 +17,18 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 import jax  # noqa: E402  JAX reads the variables above when it is imported
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_REGIONS = Path("/proc/self/maps")  # Linux ends a process that maps more than 65,530
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs() -> Iterator[None]:
+    """Forgets compiled programs before their regions of memory run out."""
+    yield
+    if _REGIONS.exists() and len(_REGIONS.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
+        gc.collect()
