@@ -31,7 +31,7 @@ class Noise(NamedTuple):
     """Everything random about one such rollout."""
 
     policy: chex.Array  # [H + 1, B, A], standard normal
-    model: chex.Array  # [H, B, O], standard normal
+    model: chex.Array  # [H, B, O], standard normal, in the order rows are dealt out
     deal: chex.Array  # [H, B], uniform: the order in which rows are dealt out to the members
 
 

@@ -56,6 +56,8 @@ ARMS: dict[str, Arm] = {
     "sac_equal_minutes": Arm((HOPPER,), {"preset": "dhmbpo_lite"}, "sac", steps=150_000),
     "early_starts": Arm((WALKER,), {"dhmbpo.early_share": 0.1}),
     "variance_head": _part(model__variance="head"),
+    "variance_constant": _part(model__variance="constant"),
+    "rollouts_once": _part(dhmbpo__updates_per_rollout=5_000, rollout__starts=2_500),
     "no_model_norm": _part(model__layer_norm=False),
     "no_critic_norm": _part(sac__layer_norm=False),
     "no_critic_updates": _part(dhmbpo__critic_updates=0),
