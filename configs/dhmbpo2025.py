@@ -19,6 +19,7 @@ _BOTH: Constants = {
     "sac.learning_rate": 3e-4,
     "sac.initial_temperature": 0.1,
     "model.layer_norm": True,
+    "model.dropout": 0.005,  # the mean over the layers of the release
     "model.variance": "holdout",
     "model.hidden_depth": 3,
     "model.learning_rate": 1e-3,

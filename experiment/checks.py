@@ -149,6 +149,7 @@ _WEIGHTS: dict[str, float] = {
 _RATIOS = (
     "model.holdout_ratio",
     "model.improvement_threshold",
+    "model.dropout",
     "rollout.real_ratio",
     "dhmbpo.early_share",
     "soft_q.exploration",

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from envs.spec import EnvSpec
-from models.mlp import MLP, in_halves, init_ensemble, orthogonal, scaled
+from models.mlp import DROPOUT, MLP, in_halves, init_ensemble, orthogonal, scaled
 from models.normalizer import Normalizer
 from replay import Transition
 
@@ -151,6 +151,7 @@ def _make_net(config: ConfigDict, spec: EnvSpec, kinds: int) -> nn.Module:
             hyper.hidden_width,
             hyper.hidden_depth,
             layer_norm=hyper.layer_norm,
+            dropout=hyper.dropout,
             activation=ACTIVATIONS[hyper.activation],
             kernel_init=init.hidden,
             head_init=scaled(init.head if kinds == 2 else init.hidden, hyper.head_scale),
@@ -196,7 +197,10 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec, *, means_only: bool = False
 
     def outputs(params: chex.ArrayTree, inputs: chex.Array) -> tuple[chex.Array, chex.Array]:
         """Means [M, B, D] and log-variances [M, B, D] in units of the networks."""
-        values = jax.vmap(net.apply)(params["net"], inputs)
+        rngs = {DROPOUT: params[DROPOUT]} if DROPOUT in params else None
+        values = jax.vmap(lambda net_params, x, rngs: net.apply(net_params, x, rngs=rngs))(
+            params["net"], inputs, rngs
+        )
         lower, upper = params["log_variance_min"][:, None], params["log_variance_max"][:, None]
         if variance_head:
             mean, raw = jnp.split(values, 2, axis=-1)
@@ -261,6 +265,11 @@ def gaussian_nll(prediction: Prediction, target: chex.Array) -> chex.Array:
     """
     error = jnp.square(prediction.mean - target)
     return error * jnp.exp(-prediction.log_variance) + prediction.log_variance
+
+
+def with_dropout(params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:
+    """Returns `params` of members [E] that predict with hidden units dropped; consumes `key`."""
+    return params | {DROPOUT: jax.random.split(key, len(params["log_variance_min"]))}
 
 
 def with_bounds(params: chex.ArrayTree, learned: bool) -> chex.ArrayTree:

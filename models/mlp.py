@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 glorot_uniform = nn.initializers.glorot_uniform()
 
+DROPOUT = "dropout"  # the name of the key that draws which units are dropped
 
 Affine = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
 """`(x [B, I], kernel [I, J], bias [J]) -> [B, J]`."""
@@ -76,6 +77,7 @@ class MLP(nn.Module):
     width: int
     depth: int
     layer_norm: bool = False  # before every activation
+    dropout: float = 0.0  # share of hidden units zeroed, before that, where `apply` has such a key
     activation: Callable[[chex.Array], chex.Array] = nn.relu
     kernel_init: nn.initializers.Initializer = glorot_uniform
     head_init: nn.initializers.Initializer | None = None  # of the last layer; None: the same
@@ -87,6 +89,7 @@ class MLP(nn.Module):
         """Maps x [..., I] to [..., outputs]."""
         for layer in range(self.depth):
             x = self._dense(layer, self.width, self.kernel_init, x)
+            x = nn.Dropout(self.dropout, deterministic=not self.has_rng(DROPOUT))(x)
             if self.layer_norm:
                 x = nn.LayerNorm()(x)
             x = self.activation(x)

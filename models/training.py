@@ -11,10 +11,11 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from models import normalizer
-from models.ensemble import Ensemble, Normalizers
-from models.objectives import Context, ModelObjective
+from models.ensemble import Ensemble, Normalizers, with_dropout
+from models.objectives import Context, LossOutput, ModelObjective
 from replay import Transition
 
+DROPOUT_KEY = 1  # folded into the key of a gradient step
 NEVER = jnp.iinfo(jnp.int32).max  # more gradient steps than a fit ever takes
 
 
@@ -98,9 +99,12 @@ def make_training(
     def gradient_step(
         model: ModelState, batch: Transition, context: Context, key: chex.PRNGKey
     ) -> tuple[ModelState, dict[str, chex.Array]]:
-        grads, (objective_state, metrics) = jax.grad(objective.loss, has_aux=True)(
-            model.params, model.objective, batch, context, key
-        )
+        def loss(params: chex.ArrayTree) -> LossOutput:
+            if config.model.dropout:
+                params = with_dropout(params, jax.random.fold_in(key, DROPOUT_KEY))
+            return objective.loss(params, model.objective, batch, context, key)
+
+        grads, (objective_state, metrics) = jax.grad(loss, has_aux=True)(model.params)
         updates, opt_state = optimizer.update(grads, model.optimizer, model.params)
         params = optax.apply_updates(model.params, updates)
         return model.replace(params=params, optimizer=opt_state, objective=objective_state), metrics

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from models.objectives import mle, model_advantage, mse, omd, vagram, vep
-from models.objectives.base import Context, ModelObjective, Parts, SamplePolicy
+from models.objectives.base import Context, LossOutput, ModelObjective, Parts, SamplePolicy
 
 OBJECTIVES: dict[str, Callable[[ConfigDict, Parts], ModelObjective]] = {
     "mle": mle.make,
@@ -18,4 +18,4 @@ OBJECTIVES: dict[str, Callable[[ConfigDict, Parts], ModelObjective]] = {
 }
 """Name -> `(config, parts) -> ModelObjective`."""
 
-__all__ = ["OBJECTIVES", "Context", "ModelObjective", "Parts", "SamplePolicy"]
+__all__ = ["OBJECTIVES", "Context", "LossOutput", "ModelObjective", "Parts", "SamplePolicy"]
