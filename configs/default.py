@@ -87,7 +87,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.hidden_width = placeholder(int)
     model.hidden_depth = placeholder(int)
     model.layer_norm = placeholder(bool)  # LayerNorm before every activation
-    model.dropout = 0.0  # share of hidden units dropped in a gradient step
+    model.dropout = placeholder(float)  # share of hidden units dropped in a gradient step
     # A "head" predicts it, or it is one number for each member and target: a learned "constant", or
     # "holdout", after every fit that of the held-out residuals.
     model.variance = placeholder(str)

@@ -34,6 +34,7 @@ _DEFAULTS: dict[str, Any] = {
     "model.num_elites": 5,
     "model.hidden_depth": 4,
     "model.layer_norm": False,
+    "model.dropout": 0.0,
     "model.variance": "head",
     "model.activation": "silu",
     "model.initializer": "truncated_normal",

@@ -87,6 +87,7 @@ STARTS = 2_560  # of distribution rollouts per refresh, lite
 OWN = {
     "sac.layer_norm": True,
     "model.layer_norm": True,
+    "model.dropout": 0.005,
     "model.variance": "holdout",
     "model.permanent_holdout": True,
     "dhmbpo.reset_optimizers_every": 0,

@@ -64,6 +64,7 @@ OTHER = {
     "model.hidden_width": 9,
     "model.hidden_depth": 1,
     "model.layer_norm": True,
+    "model.dropout": 0.25,
     "model.variance": "constant",
     "model.activation": "relu",
     "model.initializer": "orthogonal",

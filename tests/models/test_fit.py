@@ -16,6 +16,7 @@ from models import normalizer
 from models.early_stopping import Progress, track_best
 from models.ensemble import Normalizers, make_ensemble
 from models.fit import holdout_errors, make_fit
+from models.mlp import DROPOUT
 from models.objectives import OBJECTIVES, Context, ModelObjective, Parts
 from models.split import Split, minibatch_rows, permanent_holdout
 from models.split import split_rows as split_rows_untraced
@@ -452,6 +453,29 @@ def numpy_adam(weights, decay, steps, learning_rate, largest=math.inf):
         step = (mean / (1 - 0.9**t)) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
         weights = weights - learning_rate * step
     return weights
+
+
+def test_every_member_and_gradient_step_drops_units_of_its_own_and_scores_drop_none():
+    def loss(params, seen, batch, context, key):
+        steps, keys = seen
+        own = jax.random.key_data(params[DROPOUT])
+        return jnp.zeros(()), ((steps + 1, keys.at[steps].set(own)), {})
+
+    def score(params, state, batch, context, key):
+        assert DROPOUT not in params
+        return jnp.zeros(batch.reward.shape)
+
+    objective = ModelObjective(
+        lambda key: (jnp.zeros((), jnp.int32), jnp.zeros((6, 3, 2), jnp.uint32)), loss, score
+    )
+    config = toy_config(dropout=0.25, validation="objective", max_gradient_steps=6, patience=9)
+    learner = make_fit(config, make_ensemble(config, toy_spec()), objective)
+    state = jax.jit(learner.init)(jax.random.key(0))
+    state, _ = jax.jit(learner.fit)(state, numbered_replay(20), NO_CONTEXT, jax.random.key(1))
+    steps, keys = state.objective
+    assert steps == 6
+    assert len(np.unique(np.asarray(keys).reshape(18, 2), axis=0)) == 18
+    assert DROPOUT not in state.params
 
 
 @pytest.mark.parametrize(

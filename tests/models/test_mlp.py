@@ -146,3 +146,35 @@ def test_orthogonal_weights_are_drawn_one_matrix_after_the_other():
     for k in range(5):
         np.testing.assert_allclose(kernel[k].T @ kernel[k], 9.0 * np.eye(8), atol=1e-5)
     assert np.abs(kernel[0] - kernel[1]).max() > 0.1
+
+
+def test_dropping_zeroes_a_share_and_scales_up_the_rest():
+    x = jnp.full((400, 50), 2.0)
+    dropped = np.asarray(mlp.drop(jax.random.key(0), x, 0.02))
+    assert set(np.unique(dropped)) == {0.0, np.float32(2.0 / 0.98)}
+    # 400 of 20,000 places, drawn with replacement: about four are drawn twice
+    assert 385 <= np.sum(dropped == 0) <= 400
+    assert not np.array_equal(dropped, mlp.drop(jax.random.key(1), x, 0.02))
+
+
+def test_hidden_units_are_dropped_before_the_norm_where_there_is_a_key(monkeypatch):
+    calls = []
+
+    def drop(key, x, rate):
+        calls.append((x.shape, rate))
+        return jnp.zeros_like(x)
+
+    monkeypatch.setattr(mlp, "drop", drop)
+    net = MLP(2, width=5, depth=3, layer_norm=True, dropout=0.1)
+    params = randomized(net.init(jax.random.key(0), jnp.zeros(3)), seed=1)
+    x = np.random.default_rng(2).normal(size=(4, 3))
+    without = net.apply(params, jnp.float32(x))
+    np.testing.assert_allclose(without, numpy_forward(params, x, 3, True), rtol=1e-4)
+    assert not calls
+    dropped = net.apply(params, jnp.float32(x), rngs={mlp.DROPOUT: jax.random.key(3)})
+    assert calls == [((4, 5), 0.1)] * 3
+    # a norm of zeros is its bias: nothing of x is left, the head's units are not dropped
+    constants = params["params"]
+    hidden = np.maximum(constants["LayerNorm_2"]["bias"], 0.0)
+    expected = hidden @ constants["layer_3"]["kernel"] + constants["layer_3"]["bias"]
+    np.testing.assert_allclose(dropped, np.broadcast_to(expected, (4, 2)), rtol=1e-4)
