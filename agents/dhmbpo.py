@@ -151,10 +151,10 @@ def make_agent(config: ConfigDict, spec: EnvSpec) -> Agent:
         return state.replace(key=next_key, learner=learned, ring=ring), metrics
 
     def reset_now_and_then(learned: LearnerState, learning_steps: chex.Array) -> LearnerState:
-        """Forgets the optimisers' moments every `reset_optimizers_every` environment steps."""
-        if not hyper.reset_optimizers_every:
+        """Forgets the optimisers' moments every `refreshes_per_reset` refreshes."""
+        if not hyper.refreshes_per_reset:
             return learned
-        due = learning_steps % hyper.reset_optimizers_every == 0
+        due = learning_steps % (config.model.train_every * hyper.refreshes_per_reset) == 0
         return jax.tree.map(
             lambda new, old: jnp.where(due, new, old), learner.reset_optimizer(learned), learned
         )

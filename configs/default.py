@@ -71,7 +71,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     dhmbpo.ring_capacity = 51_200  # such states, the newest
     dhmbpo.updates_per_rollout = placeholder(int)  # updates between distribution rollouts
     dhmbpo.critic_updates = 62  # of the critics alone, after every fit
-    dhmbpo.reset_optimizers_every = 0  # environment steps; 0: never
+    dhmbpo.refreshes_per_reset = 4  # a reset forgets the moments of the optimisers; 0: never
     dhmbpo.early_share = 0.0  # of distribution rollouts that start early in an episode
     dhmbpo.early_steps = 100  # which steps of an episode are early
 

@@ -73,7 +73,7 @@ SMALLEST: dict[str, int] = {
     "dhmbpo.ring_capacity": 1,
     "dhmbpo.updates_per_rollout": 1,
     "dhmbpo.critic_updates": 0,
-    "dhmbpo.reset_optimizers_every": 0,
+    "dhmbpo.refreshes_per_reset": 0,
     "dhmbpo.early_steps": 1,
     "objective.num_model_samples": 0,
     "objective.vep_count": 1,

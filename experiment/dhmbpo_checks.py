@@ -23,13 +23,6 @@ def check_dhmbpo(config: ConfigDict) -> Iterator[str]:
             f"{flag(config, 'dhmbpo.ring_capacity')} cannot hold what one step of all rollouts "
             f"adds: use {starts} or more, or lower {flag(config, 'rollout.starts')}."
         )
-    every, period = config.dhmbpo.reset_optimizers_every, config.model.train_every or 0
-    if every > 0 and period > 0 and every % period:
-        yield (
-            f"{flag(config, 'dhmbpo.reset_optimizers_every')} is no multiple of model.train_every="
-            f"{period}, the steps between refreshes, which are when it is done: use "
-            f"{every + period - every % period}."
-        )
     if config.refit.interval:
         yield (
             f"{flag(config, 'refit.interval')}: double-horizon MBPO does not refit critics within "

@@ -61,7 +61,8 @@ ARMS: dict[str, Arm] = {
     "no_model_norm": _part(model__layer_norm=False),
     "no_critic_norm": _part(sac__layer_norm=False),
     "no_critic_updates": _part(dhmbpo__critic_updates=0),
-    "resets": _part(dhmbpo__reset_optimizers_every=1_000),
+    "no_resets": _part(dhmbpo__refreshes_per_reset=0),
+    "no_dropout": _part(model__dropout=0.0),
     "two_updates": _part(updates_per_step=2),
     "bfloat16": _part(precision="bfloat16"),
 }

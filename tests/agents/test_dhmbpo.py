@@ -14,13 +14,13 @@ from tests.integration import tiny
 
 STORED = 100  # transitions
 END = 0.3  # the episode ends where the first coordinate is beyond
-RESET = 100  # steps between resets of the optimisers
+RESET = 2  # refreshes between resets of the optimisers
 
 
 def config(**changes):
     fixed = tiny.DOUBLE_HORIZON | {
         "replay_capacity": 500,
-        "dhmbpo__reset_optimizers_every": RESET,
+        "dhmbpo__refreshes_per_reset": RESET,
     }
     return tiny.config("dhmbpo", "InvertedPendulum-v5", **(fixed | changes))
 

@@ -90,7 +90,7 @@ OWN = {
     "model.dropout": 0.005,
     "model.variance": "holdout",
     "model.permanent_holdout": True,
-    "dhmbpo.reset_optimizers_every": 0,
+    "dhmbpo.refreshes_per_reset": 4,
 }
 
 
@@ -170,11 +170,6 @@ def test_the_agent_brings_its_preset_to_other_recipes(algo):
             "use 2560 or more, or lower --config.rollout.starts=2560.",
         ),
         (
-            {"dhmbpo__reset_optimizers_every": 600},
-            "--config.dhmbpo.reset_optimizers_every=600 is no multiple of model.train_every=250, "
-            "the steps between refreshes, which are when it is done: use 750.",
-        ),
-        (
             {"refit__interval": 5},
             "--config.refit.interval=5: double-horizon MBPO does not refit critics within a model "
             "fit. Use --config.refit.interval=0, or --config.agent=mbpo.",
@@ -229,7 +224,6 @@ def test_presets_of_mbpo_say_what_to_type(preset):
         {"flow__rule": "plan", "rollout__filter": "flow_both"},
         {"rollout__schedule": (3,), "rollout__retain_steps": 0, "refit__starts": 3},
         {"update_every": 7, "sac__policy_update_every": 0, "sac__target_update_every": 0},
-        {"dhmbpo__reset_optimizers_every": 1_000},
         {"dhmbpo__ring_capacity": 2_560, "rollout__starts": 2_560},
         {"agent": "mbpo", "refit__interval": 5, "model__sl_noise": 0.01, "sac__batch_size": 256},
         {"algo": "sac", "dhmbpo__horizon": 0, "dhmbpo__ring_capacity": 1},

@@ -213,7 +213,7 @@ OTHER_DOUBLE_HORIZON = {
     "dhmbpo.ring_capacity": 100,
     "dhmbpo.updates_per_rollout": 7,
     "dhmbpo.critic_updates": 3,
-    "dhmbpo.reset_optimizers_every": 100,
+    "dhmbpo.refreshes_per_reset": 3,
     "dhmbpo.early_share": 0.1,
     "dhmbpo.early_steps": 7,
 }
