@@ -201,10 +201,12 @@ def make_ensemble(config: ConfigDict, spec: EnvSpec, *, means_only: bool = False
         values = jax.vmap(lambda net_params, x, rngs: net.apply(net_params, x, rngs=rngs))(
             params["net"], inputs, rngs
         )
-        lower, upper = params["log_variance_min"][:, None], params["log_variance_max"][:, None]
         if variance_head:
             mean, raw = jnp.split(values, 2, axis=-1)
+            lower, upper = params["log_variance_min"][:, None], params["log_variance_max"][:, None]
             return mean, soft_clamp(raw, lower, upper)
+        # The penalty on learned bounds would raise a learned one above what held-out rows say.
+        lower = INITIAL_LOG_VARIANCE_BOUNDS[0]
         log_variance = jnp.maximum(2.0 * params["log_std"][:, None], lower)
         return values, jnp.broadcast_to(log_variance, values.shape)
 

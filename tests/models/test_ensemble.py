@@ -411,6 +411,7 @@ def test_a_constant_variance_is_one_number_for_each_member_and_target(separate_r
     log_std = np.float32(rng.normal(-1.0, 0.5, size=(3, 3)))
     log_std[1, 1] -= 5.0
     params |= {"net": random_like(params["net"], 1), "log_std": jnp.asarray(log_std)}
+    params["log_variance_min"] += 4.0  # learned bounds are those of a head
     scale = Normalizer(jnp.float32([0.1, 0.2, 0.3]), jnp.float32([2.0, 3.0, 0.5]))
     normalizers = identities(ensemble)._replace(targets=scale)
     observation, action = random_inputs(ensemble)
