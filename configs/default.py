@@ -96,6 +96,7 @@ def get_config(env: str = "HalfCheetah-v5") -> ml_collections.ConfigDict:
     model.head_scale = placeholder(float)  # multiplies the initial weights of the last layer
     model.separate_reward = placeholder(bool)  # the reward has a network of its own
     model.learning_rate = placeholder(float)
+    model.averaging = placeholder(float)  # decay of the mean over a fit's weights; 0: the last
     model.weight_decay = placeholder(
         tuple
     )  # L2 coefficient per layer, input to head; one value serves all layers

@@ -150,6 +150,7 @@ _RATIOS = (
     "model.holdout_ratio",
     "model.improvement_threshold",
     "model.dropout",
+    "model.averaging",
     "rollout.real_ratio",
     "dhmbpo.early_share",
     "soft_q.exploration",

@@ -42,6 +42,7 @@ _DEFAULTS: dict[str, Any] = {
     "model.separate_reward": False,
     "model.predict_delta": True,
     "model.max_grad_norm": 0.0,
+    "model.averaging": 0.0,
     "model.decoupled_decay": False,
     "model.permanent_holdout": False,
     "model.first_gradient_steps": 0,

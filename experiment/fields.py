@@ -54,6 +54,7 @@ FIT = tuple(
         "validation",
         "max_gradient_steps",
         "first_gradient_steps",
+        "averaging",
         "permanent_holdout",
         "max_epochs",
         "keep",

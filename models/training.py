@@ -53,6 +53,7 @@ class Trained(NamedTuple):
     """What gradient steps hand on within one fit."""
 
     model: ModelState  # its elites are those of the fit before
+    averaged: chex.ArrayTree  # the parameters this leads to: with `model.averaging`, a moving mean
     learner: Any  # what a `Refit` refits
     context: Context
     steps: chex.Array  # int32 [], gradient steps done
@@ -109,10 +110,14 @@ def make_training(
         params = optax.apply_updates(model.params, updates)
         return model.replace(params=params, optimizer=opt_state, objective=objective_state), metrics
 
+    def average(mean: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
+        decay = config.model.averaging
+        return optax.incremental_update(params, mean, 1.0 - decay) if decay else params
+
     def start(model: ModelState, learner: Any, context: Context, example: Transition) -> Trained:
         _, metrics = jax.eval_shape(gradient_step, model, example, context, jax.random.key(0))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
-        return Trained(model, learner, context, jnp.zeros((), jnp.int32), zeros)
+        return Trained(model, model.params, learner, context, jnp.zeros((), jnp.int32), zeros)
 
     def advance(
         trained: Trained,
@@ -123,21 +128,26 @@ def make_training(
         def to_next_refit(trained: Trained) -> Trained:
             def minibatch(step: chex.Array, state: tuple) -> tuple:
                 step_own_key = jax.random.fold_in(key, step)
-                return gradient_step(state[0], batch_at(step), trained.context, step_own_key)
+                model, metrics = gradient_step(
+                    state[0], batch_at(step), trained.context, step_own_key
+                )
+                return model, average(state[1], model.params), metrics
 
             refits = trained.steps // refit.interval
             stop = jnp.minimum((refits + 1) * refit.interval, end)
-            model, metrics = jax.lax.fori_loop(
-                trained.steps, stop, minibatch, (trained.model, trained.metrics)
+            model, averaged, metrics = jax.lax.fori_loop(
+                trained.steps, stop, minibatch, (trained.model, trained.averaged, trained.metrics)
             )
             refit_key = jax.random.fold_in(key, NEVER - stop)
             learner, context = jax.lax.fori_loop(  # once or not at all
                 0,
                 (stop % refit.interval == 0).astype(jnp.int32),
-                lambda _, state: refit.run(model, state[0], state[1], refits, refit_key),
+                lambda _, state: refit.run(
+                    model.replace(params=averaged), state[0], state[1], refits, refit_key
+                ),
                 (trained.learner, trained.context),
             )
-            return Trained(model, learner, context, stop, metrics)
+            return Trained(model, averaged, learner, context, stop, metrics)
 
         return jax.lax.while_loop(lambda trained: trained.steps < end, to_next_refit, trained)
 

@@ -71,6 +71,7 @@ OTHER = {
     "model.head_scale": 0.5,
     "model.separate_reward": True,
     "model.learning_rate": 1e-2,
+    "model.averaging": 0.5,
     "model.weight_decay": (1e-2,),
     "model.decoupled_decay": True,
     "model.batch_size": 24,
