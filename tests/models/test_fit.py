@@ -520,6 +520,20 @@ def test_the_optimiser_is_adam_with_coupled_decay_of_kernels_per_layer(
     jax.tree_util.tree_map_with_path(check, before, state.params)
 
 
+def test_a_fit_can_end_with_the_moving_mean_of_its_weights():
+    _, init, fit = fitter("scaled", learning_rate=0.01, max_gradient_steps=3, averaging=0.25)
+    start = init(jax.random.key(0))
+    state, _ = fit(start, numbered_replay(15), NO_CONTEXT, jax.random.key(0))
+
+    def check(before, after):
+        mean = before = np.asarray(before, np.float64)
+        for steps in (1, 2, 3):
+            mean = 0.25 * mean + 0.75 * numpy_adam(before, 0.0, steps, 0.01)
+        np.testing.assert_allclose(after, mean, rtol=1e-5, atol=1e-6)
+
+    jax.tree.map(check, start.params, state.params)
+
+
 def test_decoupled_decay_is_that_of_adamw():
     decays = {"layer_0": 0.8, "layer_1": 0.3}
     _, init, fit = fitter(
