@@ -118,7 +118,7 @@ def make_fit(
                 progress = progress._replace(
                     best_score=jnp.where(known, rescored, progress.best_score)
                 )
-            params = trained.averaged
+            params = trained.params
             score = errors(params, trained)[hyper.validation]
             progress = track_best(progress, params, score, hyper.improvement_threshold)
             return Carry(trained, progress, carry.epochs + 1)
@@ -142,7 +142,7 @@ def make_fit(
         params = jax.tree.map(
             lambda best, last: jnp.where(progress.any_improved, best, last),
             progress.best_params,
-            done.averaged,
+            done.params,
         )
         if hyper.variance == "holdout":
             params = with_holdout_variance(ensemble, params, normalizers, replay, split)

@@ -15,8 +15,8 @@ from models.ensemble import Ensemble, Normalizers, with_dropout
 from models.objectives import Context, LossOutput, ModelObjective
 from replay import Transition
 
-DROPOUT_KEY = 1  # folded into the key of a gradient step
 NEVER = jnp.iinfo(jnp.int32).max  # more gradient steps than a fit ever takes
+DROPOUT_KEY = NEVER  # folded into the key of a gradient step, which an objective splits into a few
 
 
 class ModelState(struct.PyTreeNode):
@@ -53,11 +53,16 @@ class Trained(NamedTuple):
     """What gradient steps hand on within one fit."""
 
     model: ModelState  # its elites are those of the fit before
-    averaged: chex.ArrayTree  # the parameters this leads to: with `model.averaging`, a moving mean
+    averaged: chex.ArrayTree | None  # moving mean of the parameters, if `model.averaging`
     learner: Any  # what a `Refit` refits
     context: Context
     steps: chex.Array  # int32 [], gradient steps done
     metrics: dict[str, chex.Array]  # of the last gradient step
+
+    @property
+    def params(self) -> chex.ArrayTree:
+        """The parameters this leads to, leading axis E."""
+        return self.model.params if self.averaged is None else self.averaged
 
 
 class Training(NamedTuple):
@@ -110,14 +115,16 @@ def make_training(
         params = optax.apply_updates(model.params, updates)
         return model.replace(params=params, optimizer=opt_state, objective=objective_state), metrics
 
-    def average(mean: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
-        decay = config.model.averaging
-        return optax.incremental_update(params, mean, 1.0 - decay) if decay else params
+    decay = config.model.averaging
+
+    def average(mean: chex.ArrayTree | None, params: chex.ArrayTree) -> chex.ArrayTree | None:
+        return None if mean is None else optax.incremental_update(params, mean, 1.0 - decay)
 
     def start(model: ModelState, learner: Any, context: Context, example: Transition) -> Trained:
         _, metrics = jax.eval_shape(gradient_step, model, example, context, jax.random.key(0))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
-        return Trained(model, model.params, learner, context, jnp.zeros((), jnp.int32), zeros)
+        averaged = model.params if decay else None
+        return Trained(model, averaged, learner, context, jnp.zeros((), jnp.int32), zeros)
 
     def advance(
         trained: Trained,
@@ -138,16 +145,17 @@ def make_training(
             model, averaged, metrics = jax.lax.fori_loop(
                 trained.steps, stop, minibatch, (trained.model, trained.averaged, trained.metrics)
             )
+            reached = trained._replace(model=model, averaged=averaged, steps=stop, metrics=metrics)
             refit_key = jax.random.fold_in(key, NEVER - stop)
             learner, context = jax.lax.fori_loop(  # once or not at all
                 0,
                 (stop % refit.interval == 0).astype(jnp.int32),
                 lambda _, state: refit.run(
-                    model.replace(params=averaged), state[0], state[1], refits, refit_key
+                    model.replace(params=reached.params), state[0], state[1], refits, refit_key
                 ),
                 (trained.learner, trained.context),
             )
-            return Trained(model, averaged, learner, context, stop, metrics)
+            return reached._replace(learner=learner, context=context)
 
         return jax.lax.while_loop(lambda trained: trained.steps < end, to_next_refit, trained)
 
